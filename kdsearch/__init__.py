@@ -1,0 +1,1 @@
+"""Hyperparameter search for knowledge distillation of quantized networks."""
