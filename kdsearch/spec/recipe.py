@@ -35,7 +35,8 @@ class Data(Frozen):
 
     name: Annotated[str, _one_of_or_user_code(DATA_SETS)] = Field(
         "digits",
-        description="digits (scikit-learn's 1,797 8×8 images, embedded), cifar10, cifar100 (torchvision), imagefolder, or package.module:function.",
+        description="digits (scikit-learn's 1,797 8×8 images, embedded), cifar10, cifar100 (torchvision), imagefolder, "
+        "or package.module:function.",
     )
     root: str | None = Field(
         None,
@@ -117,7 +118,8 @@ class Loss(Frozen):
 
     soft: Literal["cross_entropy", "kl", "mse_logits"] = Field(
         "kl",
-        description="Soft term: cross-entropy with or KL from the teacher's softened labels (same gradient), or mean squared error of logits.",
+        description="Soft term: cross-entropy with or KL from the teacher's softened labels (same gradient), "
+        "or mean squared error of logits.",
     )
     temperature_squared: bool = Field(True, description="Multiply the soft term by τ² (Hinton et al. 2015). Shin et al. Eq. 3 has no τ².")
     reduction: Literal["batch_mean", "element_mean"] = Field(
