@@ -1,0 +1,410 @@
+"""The command line. Thin: each command imports what it needs when it runs, and the work is done in :mod:`kdsearch.api`."""
+
+from __future__ import annotations
+
+import csv
+import dataclasses
+import json
+import os
+import sys
+from collections.abc import Iterable
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any, Literal
+
+import typer
+
+from kdsearch.errors import KDSearchError, UsageError
+
+if TYPE_CHECKING:
+    from kdsearch.api import Study
+    from kdsearch.record.trials import TrialRow
+
+app = typer.Typer(
+    name="kdsearch",
+    no_args_is_help=True,
+    rich_markup_mode="markdown",
+    pretty_exceptions_enable=False,
+    context_settings={"help_option_names": ["-h", "--help"]},
+    help="Search temperature, coefficient, schedule, teacher width and precision of distilled, quantized networks.\n\n"
+    "Start with: `kdsearch run quickstart`",
+)
+
+
+def _complete_study(incomplete: str) -> list[str]:
+    from kdsearch.spec.bundled import study_names
+
+    return [name for name in study_names() if name.startswith(incomplete)]
+
+
+StudyArg = Annotated[
+    str,
+    typer.Argument(metavar="STUDY", help="A YAML file, a bundled study's name, or a run's folder.", autocompletion=_complete_study),
+]
+Sets = Annotated[
+    list[str] | None,
+    typer.Option("--set", metavar="PATH=VALUE", help="Override a field, e.g. --set budget.trials=8. May be given several times."),
+]
+Output = Annotated[Path, typer.Option(help="Folder that holds runs; a study's own is OUTPUT/<name>.")]
+StoreOpt = Annotated[
+    str | None,
+    typer.Option("--store", envvar="KDSEARCH_STORE", help="Folder of trained networks, shared by studies. Default: the user's cache."),
+]
+StorageOpt = Annotated[
+    str | None,
+    typer.Option("--storage", envvar="KDSEARCH_STORAGE", help="Database URL for the record, in place of the run's journal file."),
+]
+AllowCode = Annotated[bool, typer.Option("--allow-code", help="Allow the file to name code of yours as package.module:function.")]
+Json = Annotated[bool, typer.Option("--json", help="Print one JSON document on standard output, and nothing else there.")]
+Quiet = Annotated[bool, typer.Option("--quiet", "-q", help="No progress on standard error.")]
+
+
+def _study(source: str, sets: list[str] | None, output: Path, **more: Any) -> Study:
+    from kdsearch.api import Study
+
+    return Study(source, sets or (), output=output, **more)
+
+
+def _print_json(document: Any) -> None:
+    sys.stdout.write(json.dumps(document, indent=2, ensure_ascii=False, allow_nan=False, default=str) + "\n")
+
+
+def _say(text: str) -> None:
+    print(text, file=sys.stderr)
+
+
+def _table(header: list[str], rows: Iterable[list[Any]], title: str | None = None) -> None:
+    """A table on standard output; text from files is shown as text, never as markup."""
+    from rich.console import Console
+    from rich.table import Table
+    from rich.text import Text
+
+    table = Table(title=Text(title) if title else None, title_justify="left", show_edge=False, pad_edge=False)
+    for name in header:
+        table.add_column(Text(name))
+    for row in rows:
+        table.add_row(*(Text("" if cell is None else str(cell)) for cell in row))
+    console = Console(width=None if sys.stdout.isatty() else 160, highlight=False)
+    console.print(table)
+
+
+def _number(value: float | None) -> str:
+    return "-" if value is None else f"{value:.2f}"
+
+
+def _params(params: dict[str, Any]) -> str:
+    return "  ".join(f"{name}={value:.4g}" if isinstance(value, float) else f"{name}={value}" for name, value in params.items())
+
+
+@app.command()
+def run(
+    study: StudyArg,
+    trials: Annotated[int | None, typer.Option("--trials", min=1, help="Configurations per stratum, in place of the study's.")] = None,
+    workers: Annotated[int | None, typer.Option(min=1, help="Trials at a time. Default: as many as the resources allow.")] = None,
+    address: Annotated[str | None, typer.Option(help="A Ray cluster to join, e.g. auto. Default: Ray on this machine.")] = None,
+    inline: Annotated[bool, typer.Option("--inline", help="Run trials in this process, one after another, without Ray.")] = False,
+    output: Output = Path("runs"),
+    store: StoreOpt = None,
+    storage: StorageOpt = None,
+    sets: Sets = None,
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="Print the plan and stop.")] = False,
+    allow_code: AllowCode = False,
+    json_out: Json = False,
+    quiet: Quiet = False,
+) -> None:
+    """Run a study, or go on with it; then write its report and its best configurations.
+
+    Examples:
+
+        kdsearch run quickstart
+
+        kdsearch run my_study.yaml --workers 4 --set budget.trials=100
+
+        kdsearch run my_study.yaml --dry-run
+
+    Running the same command again goes on where the last one stopped. Exit codes: 0 done, 1 failed, 2 invalid, 3 done with
+    failed trials, 130 interrupted, 143 terminated.
+    """
+    changes = list(sets or ()) + ([f"budget.trials={trials}"] if trials is not None else [])
+    job = _study(study, changes, output, store=store, storage=storage, allow_code=allow_code)
+    for warning in job.spec.warnings():
+        _say(f"warning: {warning}")
+    if dry_run:
+        plan = job.plan()
+        if json_out:
+            _print_json(plan.to_json())
+        else:
+            print(plan.text())
+        return
+    outcome = job.run(workers=workers, address=address, inline=inline, quiet=quiet or json_out)
+    if json_out:
+        _print_json({"study": job.name, "folder": str(job.folder), **outcome.to_json()})
+    elif not quiet:
+        _say(outcome.text())
+        if (job.folder / "report.html").exists():
+            _say(f"report: {job.folder / 'report.html'}")
+            _say(f"best:   {job.folder / 'best'}")
+    if outcome.exit_code:
+        raise typer.Exit(outcome.exit_code)
+
+
+@app.command()
+def status(study: StudyArg, output: Output = Path("runs"), storage: StorageOpt = None, sets: Sets = None, json_out: Json = False) -> None:
+    """Show how far a study is: by stratum, finished, pruned, failed, best so far.
+
+    Example:
+
+        kdsearch status quickstart
+    """
+    job = _study(study, sets, output, storage=storage, allow_code=True)
+    rows = job.trials()
+    header = ["stratum", "trials", "complete", "pruned", "failed", "interrupted", "running", "waiting", "best"]
+    table: list[list[Any]] = []
+    for stratum in job.spec.strata_list():
+        mine = [row for row in rows if row.stratum == stratum.name and row.role == "search"]
+        lost = sum(row.reason == "interrupted" for row in mine)
+        count = {state: sum(row.state == state for row in mine) for state in ("COMPLETE", "PRUNED", "FAIL", "RUNNING", "WAITING")}
+        values = [row.value for row in mine if row.state == "COMPLETE" and row.value is not None]
+        best = (max if job.spec.objectives()[0].direction == "maximize" else min)(values, default=None)
+        done = count["COMPLETE"] + count["PRUNED"] + count["FAIL"] - lost
+        planned = job.spec.planned_trials(stratum)
+        table.append(
+            [stratum.name or job.name, f"{done}/{planned}", count["COMPLETE"], count["PRUNED"], count["FAIL"] - lost, lost]
+            + [count["RUNNING"], count["WAITING"], best]
+        )
+    if json_out:
+        _print_json([dict(zip(header, row, strict=True)) for row in table])
+    else:
+        _table(header, [[*row[:-1], _number(row[-1])] for row in table], title=str(job.folder))
+
+
+@app.command()
+def trials(
+    study: StudyArg,
+    output: Output = Path("runs"),
+    storage: StorageOpt = None,
+    sets: Sets = None,
+    csv_out: Annotated[bool, typer.Option("--csv", help="Print CSV.")] = False,
+    json_out: Json = False,
+) -> None:
+    """List every trial: state, value, parameters, seeds, epochs.
+
+    Examples:
+
+        kdsearch trials quickstart
+
+        kdsearch trials quickstart --json | jq '.[] | select(.state == "COMPLETE")'
+
+        kdsearch trials quickstart --csv > trials.csv
+    """
+    rows = _study(study, sets, output, storage=storage, allow_code=True).trials()
+    if json_out:
+        _print_json([dataclasses.asdict(row) for row in rows])
+    elif csv_out:
+        _write_csv(rows)
+    else:
+        header = ["#", "stratum", "role", "state", "value", "epochs", "seeds", "parameters", "reason"]
+        _table(
+            header,
+            [
+                [row.number, row.stratum, row.baseline or row.role, row.state, _number(row.value), row.epochs]
+                + [",".join(map(str, row.seeds)), _params(row.params), row.reason]
+                for row in rows
+            ],
+        )
+
+
+def _write_csv(rows: list[TrialRow]) -> None:
+    names = list(dict.fromkeys(name for row in rows for name in row.params))
+    fixed = ["number", "study", "stratum", "role", "baseline", "state", "value", "epochs", "seconds", "key", "reason"]
+    writer = csv.writer(sys.stdout)
+    writer.writerow([*fixed, "seeds", *(f"params.{name}" for name in names)])
+    for row in rows:
+        values = [getattr(row, name) for name in fixed]
+        writer.writerow([*values, " ".join(map(str, row.seeds)), *(row.params.get(name, "") for name in names)])
+
+
+@app.command()
+def best(
+    study: StudyArg,
+    top: Annotated[int, typer.Option(min=1, help="How many of each stratum.")] = 1,
+    output: Output = Path("runs"),
+    storage: StorageOpt = None,
+    sets: Sets = None,
+    json_out: Json = False,
+) -> None:
+    """Show the best configurations of each stratum, by validation data.
+
+    Example:
+
+        kdsearch best quickstart --top 3
+    """
+    job = _study(study, sets, output, storage=storage, allow_code=True)
+    chosen = job.best(top)
+    if json_out:
+        _print_json([entry.to_json() for entry in chosen])
+    else:
+        _table(
+            ["stratum", "trial", "value", "n", "parameters"],
+            [[entry.stratum, entry.number, _number(entry.value), entry.n, _params(entry.params)] for entry in chosen],
+        )
+        _say("The winner of a search is partly luck: kdsearch confirm runs it again on fresh seeds.")
+
+
+@app.command()
+def report(
+    studies: Annotated[list[str], typer.Argument(metavar="STUDY...", help="Studies to show together.", autocompletion=_complete_study)],
+    x: Annotated[str | None, typer.Option(help="Parameter across. Default: temperature, or the most varied one.")] = None,
+    y: Annotated[str | None, typer.Option(help="Parameter upwards. Default: the teacher's width, or the next most varied one.")] = None,
+    panel: Annotated[str | None, typer.Option(help="A parameter that gets a panel per value.")] = None,
+    out: Annotated[Path | None, typer.Option(help="Folder for report.html and figures/. Default: the first study's run.")] = None,
+    output: Output = Path("runs"),
+    storage: StorageOpt = None,
+    sets: Sets = None,
+    watch: Annotated[bool, typer.Option("--watch", help="Write it again whenever trials finish, until Ctrl-C.")] = False,
+    json_out: Json = False,
+) -> None:
+    """Write the report: report.html and figures/ (CSV beside every picture).
+
+    Examples:
+
+        kdsearch report quickstart_grid
+
+        kdsearch report my_study --x coefficient --y temperature
+
+        kdsearch report ht_kd kd_kd kd_kd_cr --out comparison
+    """
+    from kdsearch.report.build import watch_report, write_report
+
+    jobs = [_study(name, sets, output, storage=storage, allow_code=True) for name in studies]
+    target = out if out is not None else jobs[0].folder
+    if watch:
+        watch_report([(job.spec, job.trials) for job in jobs], target, x=x, y=y, panel=panel, say=_say)
+        return
+    page = write_report([(job.spec, job.trials()) for job in jobs], target, x=x, y=y, panel=panel)
+    if json_out:
+        _print_json({"report": str(page), "figures": sorted(str(path) for path in (target / "figures").glob("*"))})
+    else:
+        print(page)
+
+
+@app.command()
+def train(
+    recipe: Annotated[Path, typer.Argument(help="A recipe: a YAML file such as best.yaml.")],
+    store: StoreOpt = None,
+    sets: Sets = None,
+    threads: Annotated[int | None, typer.Option(min=1, help="Threads. Default: those recorded in the recipe's provenance, else 1.")] = None,
+    device: Annotated[str | None, typer.Option(help="cpu, cuda or cuda:N. Default: that of the provenance, else cpu.")] = None,
+    test: Annotated[bool, typer.Option("--test", help="Also measure on test data, once, at the end.")] = False,
+    allow_code: AllowCode = False,
+    json_out: Json = False,
+    quiet: Quiet = False,
+) -> None:
+    """Train one recipe, its teachers included, from what the store lacks.
+
+    Examples:
+
+        kdsearch train runs/quickstart/best/bits-2.yaml --store /tmp/empty
+
+        kdsearch train best.yaml --set seed=7 --test
+    """
+    from kdsearch.spec.study import load_recipe
+
+    parsed, provenance = load_recipe(recipe, sets or (), allow_code=allow_code)
+
+    from kdsearch.record.store import Store
+    from kdsearch.training.evaluate import evaluate
+    from kdsearch.training.train import train as train_recipe
+
+    where = Store(Path(store) if store else Store.default_root())
+    told = (lambda line: None) if quiet or json_out else _say
+    used_device = device or str(provenance.get("device") or "cpu")
+    metrics = train_recipe(
+        parsed,
+        where,
+        device=used_device,
+        threads=threads or int(provenance.get("threads") or 1),
+        on_epoch=lambda role, epoch, epochs, seen: told(
+            f"{role}: epoch {epoch}/{epochs}  " + "  ".join(f"{k}={v:.4g}" for k, v in seen.items() if k.endswith(("loss", "accuracy")))
+        ),
+    )
+    final = dict(metrics["final"])
+    if test:
+        final.update(evaluate(parsed, where, split="test", device=used_device))
+    if json_out:
+        _print_json({**metrics, "final": final})
+    else:
+        _table(["metric", "value"], [[name, value] for name, value in final.items()], title=str(recipe))
+
+
+@app.command()
+def validate(
+    files: Annotated[list[Path], typer.Argument(metavar="FILE...", help="Study, space or recipe files.")],
+    allow_code: AllowCode = False,
+) -> None:
+    """Check files without running anything.
+
+    Example:
+
+        kdsearch validate studies/*.yaml
+    """
+    from kdsearch.spec.study import validate_file
+
+    wrong = 0
+    for file in files:
+        try:
+            print(f"{file}: valid {validate_file(file, allow_code=allow_code)}")
+        except UsageError as error:
+            wrong += 1
+            _say(f"kdsearch: {error}")
+    if wrong:
+        raise typer.Exit(2)
+
+
+@app.command()
+def schema(kind: Annotated[Literal["study", "space", "recipe"], typer.Argument(help="What to describe.")]) -> None:
+    """Print the JSON Schema of a kind of file, for an editor's YAML server.
+
+    Example:
+
+        kdsearch schema study > study.schema.json
+    """
+    from kdsearch.spec.schema import json_schema
+
+    _print_json(json_schema(kind))
+
+
+@app.command()
+def init(folder: Annotated[Path, typer.Argument(metavar="DIR", help="A new or empty folder.")]) -> None:
+    """Make a folder with a study to edit, its schema beside it, and a reusable space.
+
+    Example:
+
+        kdsearch init my_studies && kdsearch run my_studies/study.yaml --dry-run
+    """
+    from kdsearch.spec.bundled import write_starter
+
+    for path in write_starter(folder):
+        print(path)
+
+
+def _broken_pipe() -> int:
+    os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+    return 1
+
+
+def main() -> None:
+    """Entry point: errors for people become one message and an exit code, never a traceback."""
+    try:
+        app(standalone_mode=True)
+    except KDSearchError as error:
+        _say(f"kdsearch: {error}")
+        sys.exit(error.exit_code)
+    except KeyboardInterrupt:
+        _say("kdsearch: interrupted; the same command goes on from here")
+        sys.exit(130)
+    except BrokenPipeError:
+        sys.exit(_broken_pipe())
+
+
+if __name__ == "__main__":
+    main()
