@@ -1,0 +1,82 @@
+"""Files that are whole or absent: atomic writes with a checksum at the end, and disk errors told to people."""
+
+from __future__ import annotations
+
+import contextlib
+import errno
+import hashlib
+import os
+import uuid
+from collections.abc import Iterator
+from pathlib import Path
+
+from kdsearch.errors import StoreError
+
+_MAGIC = b"kdsum-1\n"
+TRAILER = len(_MAGIC) + hashlib.sha256().digest_size
+"""Bytes after a checked file's content: a mark and the content's SHA-256. At the end, so that the content can be memory-mapped."""
+
+
+@contextlib.contextmanager
+def storage_errors(path: Path) -> Iterator[None]:
+    """Turn a full disk or a missing permission into a :class:`StoreError` that says what to do."""
+    try:
+        yield
+    except OSError as error:
+        if error.errno in (errno.ENOSPC, errno.EDQUOT):
+            raise StoreError(f"{path}: the disk is full; make room, or name another folder with --store, then run again") from error
+        if error.errno in (errno.EACCES, errno.EPERM, errno.EROFS):
+            raise StoreError(f"{path}: no permission to write here; name another folder with --store or KDSEARCH_STORE") from error
+        if isinstance(error, BlockingIOError | InterruptedError):
+            raise
+        raise StoreError(f"{path}: {error.strerror or error}") from error
+
+
+def checked_write(path: Path, content: bytes | memoryview, temporary: Path) -> int:
+    """Write ``content`` and its checksum to ``path``, whole or not at all; returns the bytes written.
+
+    ``temporary`` is a folder on the same file system.
+    """
+    with storage_errors(path):
+        temporary.mkdir(parents=True, exist_ok=True)
+        path.parent.mkdir(parents=True, exist_ok=True)
+        made = temporary / f"{path.name}.{os.getpid()}.{uuid.uuid4().hex[:8]}"
+        try:
+            with made.open("wb") as file:
+                file.write(content)
+                file.write(_MAGIC + hashlib.sha256(content).digest())
+            made.replace(path)
+        finally:
+            made.unlink(missing_ok=True)
+    return len(content) + TRAILER
+
+
+def checked_read(path: Path) -> bytes | None:
+    """The content of a file of :func:`checked_write`; None where it is absent or damaged."""
+    try:
+        whole = path.read_bytes()
+    except FileNotFoundError:
+        return None
+    except OSError as error:
+        raise StoreError(f"{path}: {error.strerror or error}") from error
+    content, trailer = whole[:-TRAILER], whole[-TRAILER:]
+    return content if trailer == _MAGIC + hashlib.sha256(content).digest() else None
+
+
+def intact(path: Path) -> bool:
+    """Whether a file of :func:`checked_write` is there and undamaged, read in pieces."""
+    try:
+        left = path.stat().st_size - TRAILER
+        if left < 0:
+            return False
+        digest = hashlib.sha256()
+        with path.open("rb") as file:
+            while left:
+                piece = file.read(min(left, 1 << 22))
+                if not piece:
+                    return False
+                digest.update(piece)
+                left -= len(piece)
+            return file.read() == _MAGIC + digest.digest()
+    except OSError:
+        return False
