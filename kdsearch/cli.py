@@ -22,11 +22,11 @@ if TYPE_CHECKING:
 app = typer.Typer(
     name="kdsearch",
     no_args_is_help=True,
-    rich_markup_mode="markdown",
+    rich_markup_mode=None,
     pretty_exceptions_enable=False,
     context_settings={"help_option_names": ["-h", "--help"]},
     help="Search temperature, coefficient, schedule, teacher width and precision of distilled, quantized networks.\n\n"
-    "Start with: `kdsearch run quickstart`",
+    "Start with: kdsearch run quickstart",
 )
 
 
@@ -44,7 +44,7 @@ Sets = Annotated[
     list[str] | None,
     typer.Option("--set", metavar="PATH=VALUE", help="Override a field, e.g. --set budget.trials=8. May be given several times."),
 ]
-Output = Annotated[Path, typer.Option(help="Folder that holds runs; a study's own is OUTPUT/<name>.")]
+Output = Annotated[Path, typer.Option(help="Folder that holds runs; a study's own is OUTPUT/NAME.")]
 StoreOpt = Annotated[
     str | None,
     typer.Option("--store", envvar="KDSEARCH_STORE", help="Folder of trained networks, shared by studies. Default: the user's cache."),
@@ -91,6 +91,10 @@ def _number(value: float | None) -> str:
     return "-" if value is None else f"{value:.2f}"
 
 
+def _joined(values: Iterable[object]) -> str:
+    return ",".join(map(str, values))
+
+
 def _params(params: dict[str, Any]) -> str:
     return "  ".join(f"{name}={value:.4g}" if isinstance(value, float) else f"{name}={value}" for name, value in params.items())
 
@@ -113,13 +117,11 @@ def run(
 ) -> None:
     """Run a study, or go on with it; then write its report and its best configurations.
 
+    \b
     Examples:
-
-        kdsearch run quickstart
-
-        kdsearch run my_study.yaml --workers 4 --set budget.trials=100
-
-        kdsearch run my_study.yaml --dry-run
+      kdsearch run quickstart
+      kdsearch run my_study.yaml --workers 4 --set budget.trials=100
+      kdsearch run my_study.yaml --dry-run
 
     Running the same command again goes on where the last one stopped. Exit codes: 0 done, 1 failed, 2 invalid, 3 done with
     failed trials, 130 interrupted, 143 terminated.
@@ -151,9 +153,9 @@ def run(
 def status(study: StudyArg, output: Output = Path("runs"), storage: StorageOpt = None, sets: Sets = None, json_out: Json = False) -> None:
     """Show how far a study is: by stratum, finished, pruned, failed, best so far.
 
+    \b
     Example:
-
-        kdsearch status quickstart
+      kdsearch status quickstart
     """
     job = _study(study, sets, output, storage=storage, allow_code=True)
     rows = job.trials()
@@ -167,10 +169,8 @@ def status(study: StudyArg, output: Output = Path("runs"), storage: StorageOpt =
         best = (max if job.spec.objectives()[0].direction == "maximize" else min)(values, default=None)
         done = count["COMPLETE"] + count["PRUNED"] + count["FAIL"] - lost
         planned = job.spec.planned_trials(stratum)
-        table.append(
-            [stratum.name or job.name, f"{done}/{planned}", count["COMPLETE"], count["PRUNED"], count["FAIL"] - lost, lost]
-            + [count["RUNNING"], count["WAITING"], best]
-        )
+        counts = (count["COMPLETE"], count["PRUNED"], count["FAIL"] - lost, lost, count["RUNNING"], count["WAITING"])
+        table.append([stratum.name or job.name, f"{done}/{planned}", *counts, best])
     if json_out:
         _print_json([dict(zip(header, row, strict=True)) for row in table])
     else:
@@ -188,13 +188,11 @@ def trials(
 ) -> None:
     """List every trial: state, value, parameters, seeds, epochs.
 
+    \b
     Examples:
-
-        kdsearch trials quickstart
-
-        kdsearch trials quickstart --json | jq '.[] | select(.state == "COMPLETE")'
-
-        kdsearch trials quickstart --csv > trials.csv
+      kdsearch trials quickstart
+      kdsearch trials quickstart --json | jq '.[] | select(.state == "COMPLETE")'
+      kdsearch trials quickstart --csv > trials.csv
     """
     rows = _study(study, sets, output, storage=storage, allow_code=True).trials()
     if json_out:
@@ -202,14 +200,22 @@ def trials(
     elif csv_out:
         _write_csv(rows)
     else:
-        header = ["#", "stratum", "role", "state", "value", "epochs", "seeds", "parameters", "reason"]
         _table(
-            header,
-            [
-                [row.number, row.stratum, row.baseline or row.role, row.state, _number(row.value), row.epochs]
-                + [",".join(map(str, row.seeds)), _params(row.params), row.reason]
-                for row in rows
-            ],
+            ["#", "stratum", "role", "state", "value", "epochs", "seeds", "parameters", "reason"],
+            (
+                [
+                    r.number,
+                    r.stratum,
+                    r.baseline or r.role,
+                    r.state,
+                    _number(r.value),
+                    r.epochs,
+                    _joined(r.seeds),
+                    _params(r.params),
+                    r.reason,
+                ]
+                for r in rows
+            ),
         )
 
 
@@ -220,7 +226,7 @@ def _write_csv(rows: list[TrialRow]) -> None:
     writer.writerow([*fixed, "seeds", *(f"params.{name}" for name in names)])
     for row in rows:
         values = [getattr(row, name) for name in fixed]
-        writer.writerow([*values, " ".join(map(str, row.seeds)), *(row.params.get(name, "") for name in names)])
+        writer.writerow([*values, _joined(row.seeds), *(row.params.get(name, "") for name in names)])
 
 
 @app.command()
@@ -234,9 +240,9 @@ def best(
 ) -> None:
     """Show the best configurations of each stratum, by validation data.
 
+    \b
     Example:
-
-        kdsearch best quickstart --top 3
+      kdsearch best quickstart --top 3
     """
     job = _study(study, sets, output, storage=storage, allow_code=True)
     chosen = job.best(top)
@@ -265,13 +271,11 @@ def report(
 ) -> None:
     """Write the report: report.html and figures/ (CSV beside every picture).
 
+    \b
     Examples:
-
-        kdsearch report quickstart_grid
-
-        kdsearch report my_study --x coefficient --y temperature
-
-        kdsearch report ht_kd kd_kd kd_kd_cr --out comparison
+      kdsearch report quickstart_grid
+      kdsearch report my_study --x coefficient --y temperature
+      kdsearch report ht_kd kd_kd kd_kd_cr --out comparison
     """
     from kdsearch.report.build import watch_report, write_report
 
@@ -301,11 +305,10 @@ def train(
 ) -> None:
     """Train one recipe, its teachers included, from what the store lacks.
 
+    \b
     Examples:
-
-        kdsearch train runs/quickstart/best/bits-2.yaml --store /tmp/empty
-
-        kdsearch train best.yaml --set seed=7 --test
+      kdsearch train runs/quickstart/best/bits-2.yaml --store /tmp/empty
+      kdsearch train best.yaml --set seed=7 --test
     """
     from kdsearch.spec.study import load_recipe
 
@@ -343,9 +346,9 @@ def validate(
 ) -> None:
     """Check files without running anything.
 
+    \b
     Example:
-
-        kdsearch validate studies/*.yaml
+      kdsearch validate studies/*.yaml
     """
     from kdsearch.spec.study import validate_file
 
@@ -364,9 +367,9 @@ def validate(
 def schema(kind: Annotated[Literal["study", "space", "recipe"], typer.Argument(help="What to describe.")]) -> None:
     """Print the JSON Schema of a kind of file, for an editor's YAML server.
 
+    \b
     Example:
-
-        kdsearch schema study > study.schema.json
+      kdsearch schema study > study.schema.json
     """
     from kdsearch.spec.schema import json_schema
 
@@ -377,9 +380,9 @@ def schema(kind: Annotated[Literal["study", "space", "recipe"], typer.Argument(h
 def init(folder: Annotated[Path, typer.Argument(metavar="DIR", help="A new or empty folder.")]) -> None:
     """Make a folder with a study to edit, its schema beside it, and a reusable space.
 
+    \b
     Example:
-
-        kdsearch init my_studies && kdsearch run my_studies/study.yaml --dry-run
+      kdsearch init my_studies && kdsearch run my_studies/study.yaml --dry-run
     """
     from kdsearch.spec.bundled import write_starter
 
