@@ -11,7 +11,7 @@ from typing import Any, Literal
 
 from pydantic import Field, model_validator
 
-from kdsearch.spec.base import Frozen
+from kdsearch.spec.base import FieldProblem, Frozen, Real, Whole
 
 
 @dataclass(frozen=True)
@@ -77,13 +77,13 @@ class _Quantizer(Frozen):
         for key, value in raw.items():
             if key in known and key not in {"quantizer", "bits"} and key not in row.options and value is not None:
                 options = ", ".join(row.options) or "none"
-                raise ValueError(f"quantizer {name!r} has no option {key!r}; its options: {options}")
+                raise FieldProblem(f"quantizer {name!r} has no option {key!r}; its options: {options}", key)
         bits = raw.get("bits")
         if bits is None and len(row.bits) == 1:
             raw = {**raw, "bits": row.bits[0]}
-        elif isinstance(bits, int) and bits not in row.bits:
+        elif isinstance(bits, (int, float)) and not isinstance(bits, bool) and bits not in row.bits:
             allowed = f"{row.bits[0]} to {row.bits[-1]}" if len(row.bits) > 1 else f"only {row.bits[0]}"
-            raise ValueError(f"quantizer {name!r} has no {bits} bits; allowed: {allowed}")
+            raise FieldProblem(f"quantizer {name!r} has no {bits} bits; allowed: {allowed}", "bits")
         return {**{k: v for k, v in row.options.items() if raw.get(k) is None}, **{k: v for k, v in raw.items() if v is not None}}
 
 
@@ -93,18 +93,18 @@ class Weights(_Quantizer):
     quantizer: Literal["shin", "binaryconnect", "xnor", "twn", "ttq", "dorefa", "wrpn", "lsq", "qdistill", "points"] = Field(
         description="Name of the weight quantizer."
     )
-    bits: int = Field(description="Bits per weight. 2 bits of the symmetric quantizers are ternary.", ge=1, le=8)
+    bits: Whole = Field(description="Bits per weight. 2 bits of the symmetric quantizers are ternary.", ge=1, le=8)
     step_policy: Literal["once", "every_k", "every_step"] | None = Field(
         None, description="shin: when the step size Δ is computed again from the weights. The paper does not say; default every_step."
     )
-    every: int | None = Field(None, description="shin with step_policy every_k: training steps between computations of Δ.", ge=1)
+    every: Whole | None = Field(None, description="shin with step_policy every_k: training steps between computations of Δ.", ge=1)
     granularity: Literal["tensor", "filter"] | None = Field(
         None, description="shin: one Δ per weight tensor or per output filter. Default tensor."
     )
-    threshold: float | None = Field(
+    threshold: Real | None = Field(
         None, description="twn: fraction of mean |w| (default 0.7); ttq: fraction of max |w| (default 0.05).", gt=0, lt=10
     )
-    bucket: int | None = Field(None, description="qdistill: consecutive weights that share a scale. Default 256.", ge=2)
+    bucket: Whole | None = Field(None, description="qdistill: consecutive weights that share a scale. Default 256.", ge=2)
 
 
 class Activations(_Quantizer):
@@ -115,14 +115,14 @@ class Activations(_Quantizer):
         return ACTIVATION_QUANTIZERS
 
     quantizer: Literal["dorefa", "wrpn", "pact", "lsq"] = Field(description="Name of the activation quantizer.")
-    bits: int = Field(description="Bits per activation, unsigned.", ge=2, le=8)
-    clip: float | None = Field(None, description="pact: starting value of the learned clip α. Default 6.", gt=0)
+    bits: Whole = Field(description="Bits per activation, unsigned.", ge=2, le=8)
+    clip: Real | None = Field(None, description="pact: starting value of the learned clip α. Default 6.", gt=0)
 
 
 class Stage(Frozen):
     """One stage of progressive precision: in force from the end of the stage before it until the fraction ``until`` of training."""
 
-    until: float = Field(description="Fraction of training (0 to 1) at which the next stage begins.", gt=0, lt=1)
+    until: Real = Field(description="Fraction of training (0 to 1) at which the next stage begins.", gt=0, lt=1)
     weights: Weights | None = Field(None, description="Weight quantizer of this stage; null is full precision.")
     activations: Activations | None = Field(None, description="Activation quantizer of this stage; null is full precision.")
 
@@ -145,5 +145,5 @@ class Precision(Frozen):
     def _stages_in_order(self) -> Precision:
         ends = [stage.until for stage in self.stages]
         if ends != sorted(set(ends)):
-            raise ValueError(f"stages must have rising values of `until`, not {ends}")
+            raise FieldProblem(f"stages must have rising values of `until`, not {ends}", "stages")
         return self

@@ -12,7 +12,7 @@ from typing import Annotated, Any, Literal
 
 from pydantic import AfterValidator, BeforeValidator, Field, model_validator
 
-from kdsearch.spec.base import Frozen, outside_key
+from kdsearch.spec.base import FieldProblem, Flag, Frozen, Real, Whole, outside_key
 from kdsearch.spec.precision import Precision
 
 USER_CODE = re.compile(r"[A-Za-z_][\w.]*:[A-Za-z_]\w*")
@@ -43,15 +43,15 @@ class Data(Frozen):
         description="Folder of cifar10, cifar100 (downloaded on demand) or imagefolder; relative to where the command runs.",
         json_schema_extra=outside_key(),
     )
-    validation: float = Field(
+    validation: Real = Field(
         0.1,
         description="Share of the training part held out, stratified by class, for validation. An imagefolder with val/ uses that instead. "
         "0 trains on everything and needs evaluate_on: test.",
         ge=0,
         lt=1,
     )
-    split_seed: int = Field(0, description="Seed of the validation split and of train_fraction.", ge=0)
-    train_fraction: float = Field(
+    split_seed: Whole = Field(0, description="Seed of the validation split and of train_fraction.", ge=0)
+    train_fraction: Real = Field(
         1.0, description="Share of the training images left after the split that is used, stratified by class.", gt=0, le=1
     )
     evaluate_on: Literal["validation", "test"] = Field(
@@ -62,16 +62,16 @@ class Data(Frozen):
         description="none; crop_flip: zero padding by 4, random crop, horizontal flip (CIFAR standard); crop: the same without the "
         "flip; shift: random shift by at most 1 pixel (for digits).",
     )
-    image_size: int | None = Field(
+    image_size: Whole | None = Field(
         None,
         description="imagefolder: side in pixels that pictures are resized and centre-cropped to; default: the first picture's.",
         ge=4,
         le=1024,
     )
-    streamed: bool = Field(
+    streamed: Flag = Field(
         False, description="imagefolder: decode pictures while training (ImageNet) instead of once into memory. The teacher then runs live."
     )
-    workers: int = Field(2, description="streamed: decoding processes.", ge=0, json_schema_extra=outside_key())
+    workers: Whole = Field(2, description="streamed: decoding processes.", ge=0, json_schema_extra=outside_key())
 
 
 class Model(Frozen):
@@ -80,25 +80,25 @@ class Model(Frozen):
     architecture: Annotated[str, _one_of_or_user_code(CIFAR_RESNETS + IMAGENET_RESNETS)] = Field(
         "resnet20", description="CIFAR ResNet 8 to 110 (6n+2), torchvision's resnet18/34/50, or package.module:function."
     )
-    width: float = Field(1.0, description="Factor on every width, truncated to int: resnet20 at 1.2 has 19/38/76 channels.", gt=0, le=64)
+    width: Real = Field(1.0, description="Factor on every width, truncated to int: resnet20 at 1.2 has 19/38/76 channels.", gt=0, le=64)
     shortcut: Literal["A", "B"] = Field("A", description="A: strided identity and zero padding; B: 1×1 convolution (He et al. 2016).")
-    widen_stem: bool = Field(True, description="Whether the first convolution is widened too.")
+    widen_stem: Flag = Field(True, description="Whether the first convolution is widened too.")
 
 
 class Optim(Frozen):
     """Optimization of one network."""
 
-    epochs: int = Field(30, description="Passes over the training data.", ge=1)
-    batch_size: int = Field(128, description="Images per step; the last, smaller batch of an epoch is kept.", ge=1)
+    epochs: Whole = Field(30, description="Passes over the training data.", ge=1)
+    batch_size: Whole = Field(128, description="Images per step; the last, smaller batch of an epoch is kept.", ge=1)
     optimizer: Literal["sgd", "adam", "adamw"] = Field("sgd", description="SGD is with Nesterov momentum.")
-    learning_rate: float = Field(0.1, description="Peak learning rate.", gt=0)
-    momentum: float = Field(0.9, description="sgd only.", ge=0, lt=1)
-    weight_decay: float = Field(5e-4, description="On convolution and linear weights only.", ge=0)
+    learning_rate: Real = Field(0.1, description="Peak learning rate.", gt=0)
+    momentum: Real = Field(0.9, description="sgd only.", ge=0, lt=1)
+    weight_decay: Real = Field(5e-4, description="On convolution and linear weights only.", ge=0)
     schedule: Literal["cosine", "step", "linear", "constant"] = Field(
         "cosine", description="Learning rate over the steps; step: ×0.1 at 1/2 and 3/4 of training."
     )
-    warmup: float = Field(0.0, description="Fraction of training in which the rate rises linearly from 0.", ge=0, lt=1)
-    gradient_clip: float | None = Field(None, description="Largest gradient norm; null is no clipping.", gt=0)
+    warmup: Real = Field(0.0, description="Fraction of training in which the rate rises linearly from 0.", ge=0, lt=1)
+    gradient_clip: Real | None = Field(None, description="Largest gradient norm; null is no clipping.", gt=0)
     dtype: Literal["float32", "bfloat16"] = Field("float32", description="Compute type: bfloat16 uses autocast.")
 
 
@@ -108,9 +108,9 @@ class Schedule(Frozen):
     name: Literal["constant", "cr_linear", "cr_cosine", "cr_step"] = Field(
         "constant", description="constant, or coefficient reducing (CR, Shin et al. §4.5) by a linear, cosine or step law."
     )
-    end: float = Field(0.0, description="CR: share of the coefficient left at the end. Shin et al.: 0.", ge=0, le=1)
-    steps: int = Field(4, description="cr_step: number of equal steps.", ge=2, le=100)
-    warmup: float = Field(0.0, description="Fraction of training in which λ rises linearly from 0.", ge=0, lt=1)
+    end: Real = Field(0.0, description="CR: share of the coefficient left at the end. Shin et al.: 0.", ge=0, le=1)
+    steps: Whole = Field(4, description="cr_step: number of equal steps.", ge=2, le=100)
+    warmup: Real = Field(0.0, description="Fraction of training in which λ rises linearly from 0.", ge=0, lt=1)
 
 
 class Loss(Frozen):
@@ -121,11 +121,11 @@ class Loss(Frozen):
         description="Soft term: cross-entropy with or KL from the teacher's softened labels (same gradient), "
         "or mean squared error of logits.",
     )
-    temperature_squared: bool = Field(True, description="Multiply the soft term by τ² (Hinton et al. 2015). Shin et al. Eq. 3 has no τ².")
+    temperature_squared: Flag = Field(True, description="Multiply the soft term by τ² (Hinton et al. 2015). Shin et al. Eq. 3 has no τ².")
     reduction: Literal["batch_mean", "element_mean"] = Field(
         "batch_mean", description="Mean over images of the sum over classes, or mean over both (10 to 100 times weaker)."
     )
-    hard_weight: float | None = Field(None, description="Weight of the hard term; null is 1−λ.", ge=0)
+    hard_weight: Real | None = Field(None, description="Weight of the hard term; null is 1−λ.", ge=0)
 
 
 class Hint(Frozen):
@@ -133,7 +133,7 @@ class Hint(Frozen):
 
     student: str = Field(description="Name of the student's module, e.g. stage2.")
     teacher: str | None = Field(None, description="Name of the teacher's module; default the same name.")
-    weight: float = Field(1.0, description="Factor on the mean squared difference.", gt=0)
+    weight: Real = Field(1.0, description="Factor on the mean squared difference.", gt=0)
 
 
 def _listed(value: Any) -> Any:
@@ -153,8 +153,22 @@ class Cotrain(Frozen):
 
     model: Model = Field(default_factory=Model, description="The network trained jointly.")
     init: Recipe | None = Field(None, description="Recipe whose trained weights it starts from.")
-    hard_weight: float = Field(1.0, description="Weight of its own hard-label term (Apprentice: α = 1).", ge=0)
-    detach: bool = Field(True, description="Whether the soft and hint terms send no gradient into it.")
+    hard_weight: Real = Field(1.0, description="Weight of its own hard-label term (Apprentice: α = 1).", ge=0)
+    detach: Flag = Field(True, description="Whether the soft and hint terms send no gradient into it.")
+
+    @model_validator(mode="after")
+    def _start_fits(self) -> Cotrain:
+        if self.init is not None:
+            _same_network(self.init.model, self.model, "init", "model")
+        return self
+
+
+def _same_network(start: Model, network: Model, *path: str) -> None:
+    """Weights to start from fit only the same network: architecture, width, shortcut and stem."""
+    for field in Model.model_fields:
+        there, here = getattr(start, field), getattr(network, field)
+        if there != here:
+            raise FieldProblem(f"is {there}, but the network it starts has {here}: weights would not fit", *path, field)
 
 
 class Distill(Frozen):
@@ -162,8 +176,8 @@ class Distill(Frozen):
 
     teachers: tuple[Recipe, ...] = Field((), description="Trained teachers; their probabilities softened at τ are averaged.")
     cotrain: Cotrain | None = Field(None, description="A network trained jointly instead of trained teachers.")
-    temperature: float = Field(4.0, description="τ, softens both sides.", gt=0, le=1000)
-    coefficient: float = Field(0.5, description="λ, weight of the soft term (start value where a schedule reduces it).", ge=0, le=1)
+    temperature: Real = Field(4.0, description="τ, softens both sides.", gt=0, le=1000)
+    coefficient: Real = Field(0.5, description="λ, weight of the soft term (start value where a schedule reduces it).", ge=0, le=1)
     schedule: Annotated[Schedule, BeforeValidator(_listed)] = Field(
         default_factory=Schedule, description="How λ moves during training: a name, or a mapping with options."
     )
@@ -175,7 +189,7 @@ class Distill(Frozen):
         if bool(self.teachers) == (self.cotrain is not None):
             raise ValueError("distill needs either teachers or cotrain, not both and not neither")
         if self.hints and len(self.teachers) > 1:
-            raise ValueError("hints need a single teacher")
+            raise FieldProblem("hints need a single teacher", "hints")
         return self
 
 
@@ -189,16 +203,16 @@ class Recipe(Frozen):
     distill: Distill | None = Field(None, description="Knowledge distillation; null trains with hard labels.")
     pretrained: Pretrained | None = Field(None, description="Weights from a file in place of training (for teachers).")
     optim: Optim = Field(default_factory=Optim, description="Optimization.")
-    seed: int = Field(0, description="Initialisation, order of images and augmentation.", ge=0, lt=2**31)
+    seed: Whole = Field(0, description="Initialisation, order of images and augmentation.", ge=0, lt=2**31)
 
     @model_validator(mode="after")
     def _fits_together(self) -> Recipe:
         if self.data.evaluate_on == "validation" and self.data.validation == 0 and self.data.name != "imagefolder":
-            raise ValueError("data.validation: 0 leaves nothing to measure on; give a share such as 0.1, or evaluate_on: test")
-        if self.init is not None and self.init.model.architecture != self.model.architecture:
-            raise ValueError(f"init is a {self.init.model.architecture}, the network a {self.model.architecture}: weights do not fit")
+            raise FieldProblem("0 leaves nothing to measure on; give a share such as 0.1, or evaluate_on: test", "data", "validation")
+        if self.init is not None:
+            _same_network(self.init.model, self.model, "init", "model")
         if self.pretrained is not None and (self.init or self.distill or self.precision):
-            raise ValueError("pretrained replaces training: leave out init, distill and precision")
+            raise FieldProblem("pretrained replaces training: leave out init, distill and precision", "pretrained")
         return self
 
     def children(self) -> dict[str, Recipe]:
