@@ -1,0 +1,297 @@
+"""What every quantizer is, and how quantizers are put on a network and kept in step with its training.
+
+In a training loop::
+
+    apply_precision(model, precision)          # after the weights are initialised; then load_canonical_state, if any
+    for done in range(steps):
+        set_progress(model, done / steps)      # progressive precision: the stage in force
+        loss(model(x)).backward(); optimizer.step()
+        after_step(model)                      # BinaryConnect's clipping, positive learned steps
+        refresh(model, done + 1)               # Shin's step size, as its policy says
+
+so that weights and step sizes agree whenever the network is evaluated or saved. Under ``with cached():`` weights are quantized
+once for a whole evaluation.
+
+Weights: ``torch.nn.utils.parametrize`` on the ``weight`` of every ``nn.Conv2d`` and ``nn.Linear``. The master weight stays at
+full precision. Activations: each ``nn.ReLU`` module gets a quantizer of its own as submodule ``quantizer``, applied to its output.
+A ReLU module that a network calls several times (torchvision's blocks) therefore shares one quantizer, PACT's α with it, between its calls.
+
+``keep``: ``first`` is the first ``nn.Conv2d`` and ``last`` the last ``nn.Linear`` in module order; ``shortcuts`` are convolutions under a
+module named ``shortcut`` or ``downsample``. An activation belongs to the layer that reads it, so with ``last`` the last ReLU of the
+network stays full precision too (Apprentice); what the first layer reads is the image, which is never quantized.
+"""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Iterator, Mapping
+from importlib import import_module
+from typing import cast
+
+import torch
+from torch import Tensor, nn
+from torch.nn.utils import parametrize
+from torch.nn.utils.parametrize import cached as cached
+
+from kdsearch.spec.precision import ACTIVATION_QUANTIZERS, WEIGHT_QUANTIZERS, Activations, Precision, Weights
+from kdsearch.training.quantizers.functions import Codebook, dequantize, straight_through
+
+PREFIX = "quantizer."
+_MASTER = ".parametrizations.weight.original"
+_WEIGHT_STATE = ".parametrizations.weight.0."
+_ACTIVATION_STATE = ".quantizer."
+_SHORTCUTS = {"shortcut", "downsample"}
+
+
+class Quantizer(nn.Module):
+    """What weight and activation quantizers share: moments in training at which their state changes."""
+
+    def start(self, x: Tensor) -> None:
+        """Set learned parameters and buffers from the weights; called when the quantizer comes into force."""
+
+    def refresh(self, x: Tensor, step: int) -> None:
+        """After ``step`` optimizer steps: compute again what is a function of the weights."""
+
+    def after_step(self, x: Tensor) -> None:
+        """After an optimizer step: put master weights and learned parameters back where they are allowed."""
+
+
+class WeightQuantizer(Quantizer, ABC):
+    """forward(w) → quantized weight, same shape and type, with the quantizer's own gradient.
+
+    A quantizer without learned parameters gives :meth:`levels` and, where its gradient is not the identity, :meth:`surrogate`.
+    """
+
+    def __init__(self, weight: Tensor, options: Weights) -> None:
+        super().__init__()
+        self.bits = options.bits
+        self.options = options
+
+    @abstractmethod
+    def levels(self, w: Tensor) -> tuple[Tensor, Codebook]:
+        """Codes, as a float tensor of the shape of ``w`` that holds integers, and how they become values."""
+
+    def surrogate(self, w: Tensor) -> Tensor:
+        """Function, of the shape and type of ``w``, whose gradient stands for the quantizer's. Default w: straight through."""
+        return w
+
+    def forward(self, w: Tensor) -> Tensor:
+        with torch.no_grad():
+            values = dequantize(*self.levels(w))
+        return straight_through(self.surrogate(w), values)
+
+    @torch.no_grad()
+    def codes(self, w: Tensor) -> tuple[Tensor, Codebook]:
+        """Integer codes (int16, shape of ``w``) and codebook with ``dequantize(codes, codebook)`` equal to forward(w) bit for bit."""
+        codes, book = self.levels(w)
+        return codes.to(torch.int16), book
+
+
+class ActivationQuantizer(Quantizer, ABC):
+    """forward(x) → quantized activation, same shape and type; ``x`` is the output of a ReLU."""
+
+    def __init__(self, options: Activations) -> None:
+        super().__init__()
+        self.bits = options.bits
+        self.top = 2**options.bits - 1
+        """Largest code; codes are 0 to ``top``."""
+
+    @abstractmethod
+    def forward(self, x: Tensor) -> Tensor: ...
+
+
+class Stages(nn.Module):
+    """The quantizers of one weight or ReLU, one for each stage of progressive precision; None is full precision."""
+
+    def __init__(self, quantizers: list[WeightQuantizer] | list[ActivationQuantizer] | list[Quantizer | None], ends: list[float]) -> None:
+        super().__init__()
+        self.stages = nn.ModuleList(nn.Identity() if quantizer is None else quantizer for quantizer in quantizers)
+        self.ends = ends
+        self.register_buffer("index", torch.zeros((), dtype=torch.int64))
+        self._current = 0
+
+    @property
+    def active(self) -> Quantizer | None:
+        """The quantizer in force."""
+        stage = self.stages[self._current]
+        return stage if isinstance(stage, Quantizer) else None
+
+    def forward(self, x: Tensor) -> Tensor:
+        return cast(Tensor, self.stages[self._current](x))
+
+    def set_progress(self, fraction: float) -> bool:
+        """Go to the stage of this fraction of training; whether that is another stage than before."""
+        before = self._current
+        self._go_to(sum(fraction >= end for end in self.ends))
+        return self._current != before
+
+    def _go_to(self, stage: int) -> None:
+        self._current = stage
+        cast(Tensor, self.index).fill_(stage)
+
+    def read_index(self) -> None:
+        """Take the stage over from the buffer, after a state was loaded."""
+        self._current = int(cast(Tensor, self.index))
+
+
+def _load(implementation: str) -> type[Quantizer]:
+    module, name = implementation.split(":")
+    return cast("type[Quantizer]", getattr(import_module(module), name))
+
+
+def make_weight_quantizer(weight: Tensor, options: Weights) -> WeightQuantizer:
+    """The quantizer of ``options``, started on ``weight``."""
+    quantizer = cast(WeightQuantizer, _load(WEIGHT_QUANTIZERS[options.quantizer].implementation)(weight, options))
+    quantizer.start(weight)
+    return quantizer
+
+
+def make_activation_quantizer(options: Activations) -> ActivationQuantizer:
+    """The quantizer of ``options``."""
+    return cast(ActivationQuantizer, _load(ACTIVATION_QUANTIZERS[options.quantizer].implementation)(options))
+
+
+def apply_precision(model: nn.Module, precision: Precision | None) -> None:
+    """Put the quantizers of ``precision`` on ``model``, in place, and start them on its weights. None changes nothing.
+
+    A network is quantized once: raises ValueError where it is already.
+    """
+    if precision is None:
+        return
+    if any(True for _ in _containers(model)):
+        raise ValueError("the network has quantizers already; build it anew")
+    ends = [stage.until for stage in precision.stages]
+    weights = [*(stage.weights for stage in precision.stages), precision.weights]
+    activations = [*(stage.activations for stage in precision.stages), precision.activations]
+    device = next((p.device for p in model.parameters()), None)
+    if any(weights):
+        for _, layer in _layers(model, precision.keep):
+            master = cast(Tensor, layer.weight).detach()
+            quantizers = [make_weight_quantizer(master, options) if options else None for options in weights]
+            parametrize.register_parametrization(layer, "weight", Stages(cast(list[Quantizer | None], quantizers), ends).to(device))
+    if any(activations):
+        for relu in _relus(model, precision.keep):
+            made = [make_activation_quantizer(options) if options else None for options in activations]
+            relu.add_module("quantizer", Stages(cast(list[Quantizer | None], made), ends).to(device))
+            relu.register_forward_hook(_quantize_output)
+
+
+def _quantize_output(module: nn.Module, args: object, output: Tensor) -> Tensor:
+    return cast(Tensor, cast(nn.Module, module.quantizer)(output))
+
+
+def _layers(model: nn.Module, keep: tuple[str, ...]) -> list[tuple[str, nn.Module]]:
+    """Convolutions and linear layers that are quantized."""
+    convolutions: list[tuple[str, nn.Module]] = [(n, module) for n, module in model.named_modules() if isinstance(module, nn.Conv2d)]
+    linears: list[tuple[str, nn.Module]] = [(n, module) for n, module in model.named_modules() if isinstance(module, nn.Linear)]
+    if "first" in keep:
+        convolutions = convolutions[1:]
+    if "last" in keep:
+        linears = linears[:-1]
+    if "shortcuts" in keep:
+        convolutions = [(name, module) for name, module in convolutions if not _SHORTCUTS & set(name.split("."))]
+    return convolutions + linears
+
+
+def _relus(model: nn.Module, keep: tuple[str, ...]) -> list[nn.ReLU]:
+    relus = [module for module in model.modules() if isinstance(module, nn.ReLU)]
+    return relus[:-1] if "last" in keep else relus
+
+
+def _containers(model: nn.Module) -> Iterator[tuple[str, nn.Module, Stages]]:
+    """Of each quantized weight or ReLU: the layer's name, the layer, its stages."""
+    for name, module in model.named_modules():
+        if parametrize.is_parametrized(module, "weight"):
+            yield name, module, cast(Stages, cast(nn.ModuleDict, module.parametrizations)["weight"][0])
+        elif isinstance(module, nn.ReLU) and isinstance(getattr(module, "quantizer", None), Stages):
+            yield name, module, cast(Stages, module.quantizer)
+
+
+def _master(layer: nn.Module) -> Tensor:
+    """Full-precision weight of a quantized layer; an empty tensor for a ReLU."""
+    if isinstance(layer, nn.ReLU):
+        return torch.empty(0)
+    return cast(Tensor, cast(nn.ModuleDict, layer.parametrizations)["weight"].original)
+
+
+def quantized_layers(model: nn.Module) -> dict[str, tuple[Tensor, WeightQuantizer]]:
+    """Of each layer whose weight is quantized now: name → (master weight, quantizer). Full-precision stages are left out."""
+    found = {}
+    for name, layer, stages in _containers(model):
+        if isinstance(stages.active, WeightQuantizer):
+            found[name] = (_master(layer), stages.active)
+    return found
+
+
+def set_progress(model: nn.Module, fraction: float) -> None:
+    """Put the stage of ``fraction`` (0 to 1) of training in force; quantizers that come into force start from the weights."""
+    for _, layer, stages in _containers(model):
+        if stages.set_progress(fraction) and stages.active is not None:
+            stages.active.start(_master(layer).detach())
+
+
+@torch.no_grad()
+def refresh(model: nn.Module, step: int) -> None:
+    """After ``step`` optimizer steps (and :func:`after_step`): step sizes that are a function of the weights, as their policy says."""
+    for _, layer, stages in _containers(model):
+        if stages.active is not None:
+            stages.active.refresh(_master(layer).detach(), step)
+
+
+@torch.no_grad()
+def after_step(model: nn.Module) -> None:
+    """After each optimizer step: master weights and learned parameters go back to where they are allowed."""
+    for _, layer, stages in _containers(model):
+        if stages.active is not None:
+            stages.active.after_step(_master(layer).detach())
+
+
+def canonical_name(name: str) -> str:
+    """Name in :func:`canonical_state` of a parameter or buffer of a model: ``conv1.parametrizations.weight.original`` → ``conv1.weight``.
+
+    Names of quantizers' own state begin with ``quantizer.``; such parameters are trained without weight decay.
+    """
+    name = f".{name}"
+    if name.endswith(_MASTER):
+        return name.removesuffix(_MASTER)[1:] + ".weight"
+    for inner, outer in ((_WEIGHT_STATE, ".weight."), (_ACTIVATION_STATE, ".")):
+        if inner in name:
+            layer, own = name.split(inner, 1)
+            return PREFIX + layer[1:] + outer + own
+    return name[1:]
+
+
+def canonical_state(model: nn.Module) -> dict[str, Tensor]:
+    """State of ``model``: full-precision master weights under the plain names of a network without quantizers, the quantizers' own
+    parameters and buffers under names that begin with ``quantizer.``. Tensors are shared with the model, not copied."""
+    return {canonical_name(name): tensor for name, tensor in model.state_dict().items()}
+
+
+def load_canonical_state(model: nn.Module, state: Mapping[str, Tensor], *, quantizers: bool = True) -> None:
+    """Load :func:`canonical_state` of this or of a network of another precision into ``model``.
+
+    With ``quantizers``, what the quantizers had is restored where ``state`` has it (a checkpoint of the same network); a state
+    without it, or ``quantizers=False`` (``init`` from another recipe), gives the weights, and the quantizers start from them.
+    A model without quantizers takes the weights alone. Raises RuntimeError, naming them, where tensors are missing, too many or
+    of other shapes.
+    """
+    names = {canonical_name(name): name for name in model.state_dict()}
+    restore = quantizers and any(name.startswith(PREFIX) for name in state) and any(name.startswith(PREFIX) for name in names)
+    wanted = {name: own for name, own in names.items() if restore or not name.startswith(PREFIX)}
+    given = {name: tensor for name, tensor in state.items() if restore or not name.startswith(PREFIX)}
+    own_state = model.state_dict()
+    problems = [f"{name} is missing" for name in wanted.keys() - given.keys()]
+    problems += [f"{name} is not in the network" for name in given.keys() - wanted.keys()]
+    problems += [
+        f"{name} is {tuple(given[name].shape)}, the network's {tuple(own_state[own].shape)}"
+        for name, own in wanted.items()
+        if name in given and given[name].shape != own_state[own].shape
+    ]
+    if problems:
+        raise RuntimeError("weights do not fit the network: " + "; ".join(sorted(problems)[:8]))
+    model.load_state_dict({own: given[name] for name, own in wanted.items()}, strict=False)
+    for _, layer, stages in _containers(model):
+        if restore:
+            stages.read_index()
+        elif stages.active is not None:
+            stages.active.start(_master(layer).detach())
