@@ -49,6 +49,9 @@ class Quantizer(nn.Module):
     def start(self, x: Tensor) -> None:
         """Set learned parameters and buffers from the weights; called when the quantizer comes into force."""
 
+    def restored(self) -> None:
+        """Buffers were loaded from a checkpoint."""
+
     def refresh(self, x: Tensor, step: int) -> None:
         """After ``step`` optimizer steps: compute again what is a function of the weights."""
 
@@ -129,9 +132,12 @@ class Stages(nn.Module):
         self._current = stage
         cast(Tensor, self.index).fill_(stage)
 
-    def read_index(self) -> None:
-        """Take the stage over from the buffer, after a state was loaded."""
+    def restored(self) -> None:
+        """Buffers were loaded from a checkpoint."""
         self._current = int(cast(Tensor, self.index))
+        for stage in self.stages:
+            if isinstance(stage, Quantizer):
+                stage.restored()
 
 
 def _load(implementation: str) -> type[Quantizer]:
@@ -202,7 +208,7 @@ def _containers(model: nn.Module) -> Iterator[tuple[str, nn.Module, Stages]]:
     """Of each quantized weight or ReLU: the layer's name, the layer, its stages."""
     for name, module in model.named_modules():
         if parametrize.is_parametrized(module, "weight"):
-            yield name, module, cast(Stages, cast(nn.ModuleDict, module.parametrizations)["weight"][0])
+            yield name, module, cast(Stages, cast(nn.ModuleDict, module.parametrizations)["weight"].get_submodule("0"))
         elif isinstance(module, nn.ReLU) and isinstance(getattr(module, "quantizer", None), Stages):
             yield name, module, cast(Stages, module.quantizer)
 
@@ -292,6 +298,6 @@ def load_canonical_state(model: nn.Module, state: Mapping[str, Tensor], *, quant
     model.load_state_dict({own: given[name] for name, own in wanted.items()}, strict=False)
     for _, layer, stages in _containers(model):
         if restore:
-            stages.read_index()
+            stages.restored()
         elif stages.active is not None:
             stages.active.start(_master(layer).detach())

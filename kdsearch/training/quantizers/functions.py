@@ -57,7 +57,7 @@ def wide(x: Tensor) -> Tensor:
 
 def round_half_away(x: Tensor) -> Tensor:
     """sign(x)·⌊|x| + 0.5⌋: halves go away from zero, unlike ``torch.round``, which takes them to the even neighbour."""
-    return torch.sign(x) * torch.floor(x.abs() + 0.5)
+    return torch.copysign(torch.floor(x.abs() + 0.5), x) + 0.0  # no −0.0, which integer codes do not have
 
 
 def binary_sign(x: Tensor) -> Tensor:
