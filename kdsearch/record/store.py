@@ -69,8 +69,9 @@ class Entry:
 class Lease:
     """The right to work on one key; a context manager. It ends with :meth:`release`, or with the process that holds it."""
 
-    def __init__(self, path: Path, wait: bool) -> None:
+    def __init__(self, path: Path, wait: bool, transient: bool) -> None:
         self._descriptor: int | None = None
+        self._path, self._transient = path, transient
         self._owner = (os.getpid(), threading.get_ident())
         self._id = (str(path), *self._owner)
         if self._id in _HELD:
@@ -101,6 +102,8 @@ class Lease:
         if self._descriptor is not None:
             # Closing in a forked child must not unlock what the parent holds; closing alone leaves the parent's lock in force.
             if os.getpid() == self._owner[0]:
+                if self._transient:  # while it is locked: a waiter sees that its file is gone and makes another
+                    self._path.unlink(missing_ok=True)
                 fcntl.flock(self._descriptor, fcntl.LOCK_UN)
             os.close(self._descriptor)
             self._descriptor = None
@@ -195,9 +198,12 @@ class Store:
         self._verified.pop(key, None)
         return Entry(key, folder)
 
-    def lease(self, key: str, wait: bool = True) -> Lease:
-        """The right to work on ``key``; without ``wait`` raises :class:`Leased` where another process or thread has it."""
-        return Lease(self.root / "leases" / _checked(key), wait)
+    def lease(self, key: str, wait: bool = True, *, transient: bool = False) -> Lease:
+        """The right to work on ``key``; without ``wait`` raises :class:`Leased` where another process or thread has it.
+
+        ``transient`` removes the lock file afterwards, for keys of which there are many.
+        """
+        return Lease(self.root / "leases" / _checked(key), wait, transient)
 
     # Checkpoints
 

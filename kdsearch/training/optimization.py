@@ -1,0 +1,54 @@
+"""Optimizers: parameter groups, and their state as plain tensors."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.nn.utils import parametrize
+
+from kdsearch.spec.recipe import Optim
+
+
+def decayed(model: nn.Module) -> list[nn.Parameter]:
+    """Weights of convolution and linear layers (the master weights where quantized): what weight decay acts on."""
+    found = []
+    for module in model.modules():
+        if isinstance(module, nn.Conv1d | nn.Conv2d | nn.Linear):
+            if parametrize.is_parametrized(module, "weight"):
+                found.append(module.parametrizations["weight"].original)  # type: ignore[index,union-attr]
+            else:
+                found.append(module.weight)
+    return [parameter for parameter in found if isinstance(parameter, nn.Parameter)]
+
+
+def make_optimizer(optim: Optim, *networks: nn.Module) -> torch.optim.Optimizer:
+    """One optimizer for all parameters of ``networks``; weight decay on convolution and linear weights only."""
+    groups: list[dict[str, Any]] = []
+    for network in networks:
+        weights = decayed(network)
+        chosen = {id(weight) for weight in weights}
+        others = [parameter for parameter in network.parameters() if id(parameter) not in chosen]
+        groups += [{"params": weights, "weight_decay": optim.weight_decay}, {"params": others, "weight_decay": 0.0}]
+    groups = [group for group in groups if group["params"]]
+    rate = optim.learning_rate
+    if optim.optimizer == "sgd":
+        return torch.optim.SGD(groups, lr=rate, momentum=optim.momentum, nesterov=optim.momentum > 0, fused=True)
+    kind = torch.optim.Adam if optim.optimizer == "adam" else torch.optim.AdamW
+    return kind(groups, lr=rate, fused=True)
+
+
+def optimizer_state(optimizer: torch.optim.Optimizer) -> dict[str, Tensor]:
+    """State as tensors by name ``<parameter's place>.<what>``."""
+    state = optimizer.state_dict()["state"]
+    return {f"{index}.{name}": value for index, held in state.items() for name, value in held.items() if isinstance(value, Tensor)}
+
+
+def load_optimizer_state(optimizer: torch.optim.Optimizer, tensors: dict[str, Tensor]) -> None:
+    """Restore what :func:`optimizer_state` gave."""
+    state: dict[int, dict[str, Tensor]] = {}
+    for name, value in tensors.items():
+        index, _, what = name.partition(".")
+        state.setdefault(int(index), {})[what] = value
+    optimizer.load_state_dict({"state": state, "param_groups": optimizer.state_dict()["param_groups"]})

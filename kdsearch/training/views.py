@@ -1,0 +1,36 @@
+"""The pictures of an epoch, augmented and normalised in large pieces on the device, served as batches."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+import torch
+from torch import Tensor
+
+from kdsearch.training.augment import AUGMENTATIONS, apply, choices
+from kdsearch.training.data import DataSet, Split
+
+PIECE_BYTES = 8 << 20
+"""Float bytes prepared at a time: one piece is a whole epoch of digits, a few batches of CIFAR; it stays in the cache."""
+
+
+class Views:
+    """Views of the images of ``split`` in any epoch, as ``network_data`` normalises them."""
+
+    def __init__(self, dataset: DataSet, split: Split, augmentation: str, seed: int, device: str) -> None:
+        self._dataset, self._seed = dataset, seed
+        self._augmentation = AUGMENTATIONS[augmentation]
+        self.images, self.numbers = split.images.to(device), split.numbers.to(device)
+
+    def batches(self, epoch: int, order: Tensor, size: int) -> Iterator[Tensor]:
+        """Images at the positions ``order`` (N,) as they look in ``epoch``: float32 (≤ size, C, H, W), the last may be smaller."""
+        chosen = None
+        if self._augmentation is not None:
+            chosen = choices(self._augmentation, self._seed, epoch, self.numbers[order])
+        pixels = self.images[0].numel() * 4
+        piece = max(1, PIECE_BYTES // (pixels * size)) * size
+        for start in range(0, len(order), piece):
+            part = torch.index_select(self.images, 0, order[start : start + piece])
+            if chosen is not None and self._augmentation is not None:
+                part = apply(self._augmentation, part, chosen[start : start + piece])
+            yield from self._dataset.normalise(part).split(size)
