@@ -24,9 +24,9 @@ network stays full precision too (Apprentice); what the first layer reads is the
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping, Sequence
 from importlib import import_module
-from typing import cast
+from typing import Self, cast
 
 import torch
 from torch import Tensor, nn
@@ -52,8 +52,9 @@ class Quantizer(nn.Module):
     def restored(self) -> None:
         """Buffers were loaded from a checkpoint."""
 
-    def refresh(self, x: Tensor, step: int) -> None:
-        """After ``step`` optimizer steps: compute again what is a function of the weights."""
+    @classmethod
+    def refresh(cls, due: Sequence[tuple[Self, Tensor]], step: int) -> None:
+        """After ``step`` optimizer steps: compute again what is a function of the weights, for all of a network's (quantizer, weight)."""
 
     def after_step(self, x: Tensor) -> None:
         """After an optimizer step: put master weights and learned parameters back where they are allowed."""
@@ -164,7 +165,7 @@ def apply_precision(model: nn.Module, precision: Precision | None) -> None:
     """
     if precision is None:
         return
-    if any(True for _ in _containers(model)):
+    if _containers(model):
         raise ValueError("the network has quantizers already; build it anew")
     ends = [stage.until for stage in precision.stages]
     weights = [*(stage.weights for stage in precision.stages), precision.weights]
@@ -180,6 +181,7 @@ def apply_precision(model: nn.Module, precision: Precision | None) -> None:
             made = [make_activation_quantizer(options) if options else None for options in activations]
             relu.add_module("quantizer", Stages(cast(list[Quantizer | None], made), ends).to(device))
             relu.register_forward_hook(_quantize_output)
+    model.__dict__["_quantized"] = _find_containers(model)
 
 
 def _quantize_output(module: nn.Module, args: object, output: Tensor) -> Tensor:
@@ -204,13 +206,22 @@ def _relus(model: nn.Module, keep: tuple[str, ...]) -> list[nn.ReLU]:
     return relus[:-1] if "last" in keep else relus
 
 
-def _containers(model: nn.Module) -> Iterator[tuple[str, nn.Module, Stages]]:
-    """Of each quantized weight or ReLU: the layer's name, the layer, its stages."""
+def _containers(model: nn.Module) -> list[tuple[str, nn.Module, Stages]]:
+    """Of each quantized weight or ReLU: the layer's name, the layer, its stages. Found once, as every training step asks for them."""
+    known = model.__dict__.get("_quantized")
+    if known is None:
+        known = _find_containers(model)
+    return cast(list[tuple[str, nn.Module, Stages]], known)
+
+
+def _find_containers(model: nn.Module) -> list[tuple[str, nn.Module, Stages]]:
+    found = []
     for name, module in model.named_modules():
         if parametrize.is_parametrized(module, "weight"):
-            yield name, module, cast(Stages, cast(nn.ModuleDict, module.parametrizations)["weight"].get_submodule("0"))
+            found.append((name, module, cast(Stages, cast(nn.ModuleDict, module.parametrizations)["weight"].get_submodule("0"))))
         elif isinstance(module, nn.ReLU) and isinstance(getattr(module, "quantizer", None), Stages):
-            yield name, module, cast(Stages, module.quantizer)
+            found.append((name, module, cast(Stages, module.quantizer)))
+    return found
 
 
 def _master(layer: nn.Module) -> Tensor:
@@ -239,9 +250,12 @@ def set_progress(model: nn.Module, fraction: float) -> None:
 @torch.no_grad()
 def refresh(model: nn.Module, step: int) -> None:
     """After ``step`` optimizer steps (and :func:`after_step`): step sizes that are a function of the weights, as their policy says."""
+    due: dict[type[Quantizer], list[tuple[Quantizer, Tensor]]] = {}
     for _, layer, stages in _containers(model):
-        if stages.active is not None:
-            stages.active.refresh(_master(layer).detach(), step)
+        if isinstance(stages.active, WeightQuantizer):
+            due.setdefault(type(stages.active), []).append((stages.active, _master(layer).detach()))
+    for kind, of_kind in due.items():
+        kind.refresh(of_kind, step)
 
 
 @torch.no_grad()

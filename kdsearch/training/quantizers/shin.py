@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+from typing import Self, cast
+
 import torch
 from torch import Tensor
 
@@ -28,13 +31,30 @@ class Shin(WeightQuantizer):
         shape = (weight.shape[0], *[1] * (weight.dim() - 1)) if self.per_filter else (1,)
         self.register_buffer("step", torch.zeros(shape, dtype=wide(weight.detach()).dtype, device=weight.device))
 
-    def start(self, w: Tensor) -> None:
-        rows = w.detach().flatten(1) if self.per_filter else w.detach().reshape(1, -1)
-        self.step.copy_(l2_step(rows, self.bits).view(self.step.shape))
+    @torch.no_grad()
+    def start(self, x: Tensor) -> None:
+        self._set_steps([(self, x)])
 
-    def refresh(self, w: Tensor, step: int) -> None:
-        if self.policy == "every_step" or (self.policy == "every_k" and step % self.every == 0):
-            self.start(w)
+    @classmethod
+    def refresh(cls, due: Sequence[tuple[Self, Tensor]], step: int) -> None:
+        cls._set_steps([(quantizer, w) for quantizer, w in due if quantizer._is_due(step)])
+
+    def _is_due(self, step: int) -> bool:
+        return self.policy == "every_step" or (self.policy == "every_k" and step % self.every == 0)
+
+    @classmethod
+    def _set_steps(cls, due: Sequence[tuple[Self, Tensor]]) -> None:
+        """Δ of each quantizer. Weights of one size are worked out together: most of the time goes into starting operations."""
+        groups: dict[tuple[object, ...], list[tuple[Self, Tensor]]] = {}
+        for quantizer, w in due:
+            rows = w.flatten(1) if quantizer.per_filter else w.reshape(1, -1)
+            groups.setdefault((quantizer.bits, rows.shape[1], rows.dtype, rows.device), []).append((quantizer, rows))
+        for (bits, *_), group in groups.items():
+            steps = l2_step(torch.cat([rows for _, rows in group]), cast(int, bits))
+            at = 0
+            for quantizer, rows in group:
+                quantizer.step.copy_(steps[at : at + len(rows)].view(quantizer.step.shape))
+                at += len(rows)
 
     def levels(self, w: Tensor) -> tuple[Tensor, Codebook]:
         x, step = wide(w), wide(self.step)

@@ -14,7 +14,7 @@ from torch import Tensor
 
 from kdsearch.training.quantizers.functions import wide
 
-EXACT_BREAKPOINTS = 4096
+EXACT_BREAKPOINTS = 1024
 """Up to this many breakpoints (weights times levels) all are tried; beyond it a grid, then alternation."""
 COARSE, SMALLEST, LARGEST = 64, 2.0**-8, 1.4
 """Geometric grid of steps, in units of max|w|/N. The error has many local minima, so the grid is followed by finer ones."""
