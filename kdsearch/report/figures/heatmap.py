@@ -1,0 +1,293 @@
+"""Heatmaps of two parameters: the difference to the baseline (figure 2), and its companion of counts and interval widths (figure 3).
+
+Cells are evenly spaced and ordered; nothing is interpolated. What was not run is hatched, never coloured.
+"""
+
+from __future__ import annotations
+
+import math
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import plotly.graph_objects as go
+from plotly.subplots import make_subplots
+
+from kdsearch.analysis.cells import FEW, Cells
+from kdsearch.analysis.levels import Levels
+from kdsearch.report.style import (
+    DIVERGING,
+    INK,
+    MUTED,
+    PRUNED,
+    SEQUENTIAL,
+    Words,
+    baseline_words,
+    decimals,
+    parameter_words,
+    plain,
+    signed,
+    styled,
+)
+
+CELL_WIDTH, CELL_HEIGHT = 96, 54
+"""Pixels that a cell's two lines of text need."""
+
+
+def heatmap_table(cells: Cells) -> pd.DataFrame:
+    """The heatmap's numbers, one row per cell: texts of both levels, counts, mean with interval, difference with interval, status."""
+    columns = {"x": cells.x.name, "y": cells.y.name}
+    kept = ["n", "seeds", "configs", "mean", "sd", "half", "low", "high", "diff", "diff_half", "diff_low", "diff_high", "paired"]
+    kept += ["pruned", "failed", "running", "status", "best", "tied"]
+    return cells.table[["x", "y", *kept]].rename(columns=columns)
+
+
+def colour_range(cells: Cells) -> float:
+    """Largest absolute difference to the baseline, for a scale centred at 0; at least the smallest positive number."""
+    found = cells.table["diff"].abs().max()
+    return float(found) if math.isfinite(found) and found > 0 else 1.0
+
+
+def draw_heatmap(cells: Cells, words: Words, *, limit: float | None = None) -> go.Figure:
+    """Figure 2. ``limit`` fixes the colour range (± in the objective's unit), so that several heatmaps compare."""
+    figure = go.Figure()
+    add_heatmap(figure, cells, words, limit=limit)
+    legend = _legend(figure, cells)
+    height = CELL_HEIGHT * len(cells.y.labels) + 118 + 34 * legend
+    styled(figure, height, margin={"l": 80, "r": 16, "t": 12 + 34 * legend, "b": 64}, barmode="overlay")
+    _level_axis(figure, "x", cells.x)
+    _level_axis(figure, "y", cells.y)
+    return figure
+
+
+def natural_width(columns: int, panels: int = 1) -> tuple[int, int]:
+    """Least and largest sensible width in pixels of heatmaps with that many columns side by side."""
+    least = panels * (columns * CELL_WIDTH + 40) + 170
+    return least, max(min(round(least * 1.35), 1180), least)
+
+
+def add_heatmap(
+    figure: go.Figure,
+    cells: Cells,
+    words: Words,
+    *,
+    limit: float | None = None,
+    row: int | None = None,
+    col: int | None = None,
+    coloraxis: str | None = None,
+) -> None:
+    """Add the traces of one heatmap to a figure (a subplot where ``row`` and ``col`` are given)."""
+    place: dict[str, Any] = {"row": row, "col": col} if row is not None else {}
+    has_baseline = bool(cells.table["diff"].notna().any())
+    z = cells.matrix("diff" if has_baseline else "mean")
+    digits = decimals(cells.table["half"].tolist())
+    text, hover = _texts(cells, words, digits)
+    bound = limit if limit is not None else colour_range(cells)
+    colour: dict[str, Any]
+    if coloraxis:
+        colour = {"coloraxis": coloraxis}
+    elif has_baseline:
+        colour = {"colorscale": DIVERGING, "zmin": -bound, "zmax": bound, "colorbar": colour_bar(cells, words)}
+    else:
+        colour = {"colorscale": SEQUENTIAL, "colorbar": colour_bar(cells, words)}
+    figure.add_trace(_not_run(cells), **place)
+    figure.add_trace(
+        go.Heatmap(
+            x=list(range(len(cells.x.labels))),
+            y=list(range(len(cells.y.labels))),
+            z=z,
+            text=text,
+            texttemplate="%{text}",
+            textfont={"size": 12},
+            customdata=hover,
+            hovertemplate="%{customdata}<extra></extra>",
+            xgap=2,
+            ygap=2,
+            hoverongaps=False,
+            showlegend=False,
+            **colour,
+        ),
+        **place,
+    )
+    for trace in _marks(cells):
+        figure.add_trace(trace, **place)
+
+
+def colour_bar(cells: Cells, words: Words) -> dict[str, Any]:
+    """Colour bar of a heatmap: what its colour is, with the unit."""
+    unit = f" ({words.difference_unit})" if words.difference_unit else ""
+    title = f"Difference to {baseline_words(cells.baseline.name)}{unit}" if cells.baseline is not None else words.axis
+    return {"title": {"text": title, "side": "right", "font": {"size": 12}}, "thickness": 14, "len": 1.0, "outlinewidth": 0, "ticks": "outside"}
+
+
+def _texts(cells: Cells, words: Words, digits: int) -> tuple[list[list[str]], list[list[str]]]:
+    shape = (len(cells.y.labels), len(cells.x.labels))
+    text = np.full(shape, "", dtype=object)
+    hover = np.full(shape, "", dtype=object)
+    unit = "n" if cells.unit == "seed" else "configurations"
+    for cell in cells.table.to_dict("records"):
+        place = (cell["yi"], cell["xi"])
+        where = f"{parameter_words(cells.x.name)}: {plain(cell['x'])}<br>{parameter_words(cells.y.name)}: {plain(cell['y'])}"
+        lines = [where]
+        if cell["n"]:
+            half = f" ± {cell['half']:.{digits}f}" if math.isfinite(cell["half"]) else ""
+            text[place] = f"{cell['mean']:.{digits}f}{half}<br>n = {cell['n']}"
+            lines.append(f"<b>{cell['mean']:.{digits}f}{half} {words.unit}</b>, {unit} = {cell['n']}, seeds {cell['seeds']}")
+            if math.isfinite(cell["diff"]):
+                change = f"{signed(cell['diff'], digits)}" + (f" ± {cell['diff_half']:.{digits}f}" if math.isfinite(cell["diff_half"]) else "")
+                lines.append(f"to baseline: {change} {words.difference_unit}" + (" (paired by seed)" if cell["paired"] else ""))
+            lines += ["not told apart from the best"] * bool(cell["tied"] and not cell["best"]) + ["best mean"] * bool(cell["best"])
+        lines += [f"{cell[name]} {name}" for name in ("pruned", "failed", "running") if cell[name]]
+        hover[place] = "<br>".join(lines)
+    return text.tolist(), hover.tolist()
+
+
+def _not_run(cells: Cells) -> go.Bar:
+    """Hatched squares for every cell without a value."""
+    empty = cells.table[cells.table["n"] == 0]
+    label = {"not run": "not run"}
+    hover = [
+        f"{parameter_words(cells.x.name)}: {plain(c['x'])}<br>{parameter_words(cells.y.name)}: {plain(c['y'])}<br>"
+        + (label.get(c["status"]) or f"no value: {c['pruned']} pruned, {c['failed']} failed, {c['running']} running")
+        for c in empty.to_dict("records")
+    ]
+    return go.Bar(
+        x=empty["xi"].tolist(),
+        y=[0.94] * len(empty),
+        base=(empty["yi"] - 0.47).tolist(),
+        width=0.96,
+        marker={"color": "rgba(0,0,0,0)", "line": {"width": 0}, "pattern": {"shape": "/", "fgcolor": "#9aa1ab", "size": 7, "solidity": 0.18}},
+        hovertext=hover,
+        hoverinfo="text",
+        name="no value",
+        showlegend=False,
+    )
+
+
+def _marks(cells: Cells) -> list[go.Scatter]:
+    table = cells.table
+    traces = []
+    for chosen, width, name in (
+        (table[table["tied"] & ~table["best"]], 2.0, "tied"),
+        (table[table["best"]], 4.0, "best"),
+    ):
+        if len(chosen):
+            x, y = _outlines(chosen)
+            line = {"color": INK, "width": width}
+            traces.append(go.Scatter(x=x, y=y, mode="lines", line=line, name=name, hoverinfo="skip", showlegend=False))
+    corner = {"mode": "markers", "hoverinfo": "skip", "showlegend": False}
+    few = table[(table["n"] > 0) & (table["n"] < FEW)]
+    if len(few):
+        marker = {"symbol": "triangle-up-open", "size": 9, "color": INK, "line": {"width": 1.4}}
+        traces.append(go.Scatter(x=few["xi"] + 0.41, y=few["yi"] + 0.34, marker=marker, name="few", **corner))
+    cut = table[table["pruned"] > 0]
+    if len(cut):
+        marker = {"symbol": "x-thin", "size": 8, "color": PRUNED, "line": {"width": 2, "color": PRUNED}}
+        traces.append(go.Scatter(x=cut["xi"] - 0.41, y=cut["yi"] + 0.34, marker=marker, name="pruned", **corner))
+    lost = table[table["failed"] > 0]
+    if len(lost):
+        marker = {"symbol": "circle", "size": 7, "color": "#b23a48"}
+        traces.append(go.Scatter(x=lost["xi"] - 0.41, y=lost["yi"] - 0.34, marker=marker, name="failed", **corner))
+    return traces
+
+
+def _outlines(chosen: pd.DataFrame) -> tuple[list[float | None], list[float | None]]:
+    x: list[float | None] = []
+    y: list[float | None] = []
+    for xi, yi in zip(chosen["xi"], chosen["yi"], strict=True):
+        left, right, low, high = xi - 0.46, xi + 0.46, yi - 0.45, yi + 0.45
+        x += [left, right, right, left, left, None]
+        y += [low, low, high, high, low, None]
+    return x, y
+
+
+def _legend(figure: go.Figure, cells: Cells) -> bool:
+    """Legend entries for the marks that occur; whether there are any."""
+    table = cells.table
+    square = {"size": 14, "color": "rgba(0,0,0,0)"}
+    entries: list[tuple[bool, str, dict[str, Any]]] = [
+        (bool(table["best"].any()), "best mean", {"symbol": "square", **square, "line": {"width": 3.5, "color": INK}}),
+        (
+            bool((table["tied"] & ~table["best"]).any()),
+            "not told apart from the best",
+            {"symbol": "square", **square, "line": {"width": 1.6, "color": INK}},
+        ),
+        (bool(table["n"].between(1, FEW - 1).any()), f"n < {FEW}", {"symbol": "triangle-up-open", "size": 9, "color": INK, "line": {"width": 1.4}}),
+        (bool((table["pruned"] > 0).any()), "pruned trials", {"symbol": "x-thin", "size": 8, "line": {"width": 2, "color": PRUNED}}),
+        (bool((table["failed"] > 0).any()), "failed trials", {"symbol": "circle", "size": 8, "color": "#b23a48"}),
+    ]
+    shown = False
+    for occurs, name, marker in entries:
+        if occurs:
+            figure.add_trace(go.Scatter(x=[None], y=[None], mode="markers", marker=marker, name=name, showlegend=True))
+            shown = True
+    if bool((table["n"] == 0).any()):
+        pattern = {"shape": "/", "fgcolor": "#9aa1ab", "size": 5, "solidity": 0.25}
+        marker = {"color": "rgba(0,0,0,0)", "pattern": pattern, "line": {"width": 1, "color": MUTED}}
+        figure.add_trace(go.Bar(x=[None], y=[None], marker=marker, name="no value", showlegend=True))
+        shown = True
+    return shown
+
+
+def _level_axis(figure: go.Figure, which: str, levels: Levels, **where: Any) -> None:
+    """An axis of evenly spaced levels."""
+    update = figure.update_xaxes if which == "x" else figure.update_yaxes
+    update(
+        tickmode="array",
+        tickvals=list(range(len(levels.labels))),
+        ticktext=[plain(label) for label in levels.labels],
+        title={"text": parameter_words(levels.name)},
+        range=[-0.5, len(levels.labels) - 0.5],
+        showgrid=False,
+        fixedrange=True,
+        ticks="",
+        showline=False,
+        **where,
+    )
+
+
+def companion_table(cells: Cells) -> pd.DataFrame:
+    """Counts and interval widths, one row per cell; ``interval_width`` is high − low, in the objective's unit."""
+    table = cells.table[["x", "y", "n", "seeds", "runs", "configs", "pruned", "failed", "sd"]].copy()
+    table["interval_width"] = 2 * cells.table["half"]
+    return table.rename(columns={"x": cells.x.name, "y": cells.y.name})
+
+
+def draw_companion(cells: Cells, words: Words) -> go.Figure:
+    """Figure 3: how many values each cell rests on, and how wide its interval is."""
+    counted = "seeds" if cells.unit == "seed" else "configurations"
+    unit = f" ({words.difference_unit})" if words.difference_unit else ""
+    titles = (f"n ({counted})", f"width of the 95% interval{unit}")
+    figure = make_subplots(rows=1, cols=2, shared_yaxes=True, horizontal_spacing=0.04, subplot_titles=titles)
+    digits = decimals(cells.table["half"].tolist())
+    widths = 2 * cells.matrix("half")
+    for col, z, form in ((1, cells.matrix("n"), ".0f"), (2, widths, f".{digits}f")):
+        shown = np.where(cells.matrix("n") > 0, z, math.nan)
+        text = [[f"{v:{form}}" if math.isfinite(v) else "" for v in line] for line in shown]
+        figure.add_trace(_not_run(cells), row=1, col=col)
+        figure.add_trace(
+            go.Heatmap(
+                x=list(range(len(cells.x.labels))),
+                y=list(range(len(cells.y.labels))),
+                z=shown,
+                text=text,
+                texttemplate="%{text}",
+                textfont={"size": 12},
+                hovertemplate=f"{titles[col - 1]}: %{{text}}<extra></extra>",
+                colorscale=SEQUENTIAL,
+                zmin=0,
+                showscale=False,
+                xgap=2,
+                ygap=2,
+                hoverongaps=False,
+            ),
+            row=1,
+            col=col,
+        )
+    styled(figure, 38 * len(cells.y.labels) + 112, margin={"l": 80, "r": 16, "t": 36, "b": 64}, barmode="overlay")
+    figure.update_annotations(font={"size": 13})
+    for col in (1, 2):
+        _level_axis(figure, "x", cells.x, row=1, col=col)
+        _level_axis(figure, "y", cells.y, row=1, col=col)
+    figure.update_yaxes(title=None, row=1, col=2)
+    return figure

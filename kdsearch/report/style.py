@@ -1,0 +1,171 @@
+"""How figures look and how things are worded: one place for colours, layout, units and escaping."""
+
+from __future__ import annotations
+
+import html
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import pandas as pd
+import plotly.graph_objects as go
+
+FONT = "Inter, 'Helvetica Neue', Helvetica, Arial, 'Liberation Sans', sans-serif"
+INK, MUTED, GRID = "#1b1f24", "#6b7280", "#e3e6ea"
+ACCENT, PRUNED = "#2f6db3", "#c2571a"
+
+DIVERGING = [[0.0, "#8f3d06"], [0.25, "#dd8f4b"], [0.5, "#f6f4f0"], [0.75, "#79acd6"], [1.0, "#144f8a"]]
+"""Worse (orange) to better (blue), light in the middle: told apart with every common colour blindness, and in grey by the text."""
+SEQUENTIAL = [[0.0, "#f3f1ea"], [0.35, "#b9cfd4"], [0.7, "#5a90a8"], [1.0, "#1d4f6e"]]
+
+_ORDERED = ("#3558a8", "#3f8fc4", "#2f9e8f", "#8aa63a", "#d9a02b", "#d4702c", "#b23a48", "#7d3c78")
+_UNORDERED = ("#3f7fbf", "#d4702c", "#2f9e8f", "#b0559a", "#c79a1b", "#6f7bd0", "#8a8f3c", "#b23a48")
+SYMBOLS = ("circle", "square", "diamond", "triangle-up", "cross", "triangle-down", "pentagon", "star")
+DASHES = ("solid", "solid", "solid", "solid", "dash", "dash", "dash", "dash")
+
+
+def line_colours(count: int, ordered: bool) -> list[str]:
+    """``count`` colours, spread over an ordered scale or taken from a set of distinct ones; each shows on white and on dark grey."""
+    source = _ORDERED if ordered else _UNORDERED
+    if count >= len(source) or not ordered:
+        return [source[i % len(source)] for i in range(count)]
+    return [source[round(i * (len(source) - 1) / max(count - 1, 1))] for i in range(count)]
+
+
+def faint(colour: str, alpha: float) -> str:
+    """``#rrggbb`` with an opacity."""
+    r, g, b = (int(colour[i : i + 2], 16) for i in (1, 3, 5))
+    return f"rgba({r},{g},{b},{alpha:g})"
+
+
+@dataclass(frozen=True)
+class Words:
+    """Words and units of the objective: ``Validation accuracy``, ``%``, and ``points`` for its differences."""
+
+    name: str
+    unit: str
+    difference_unit: str
+
+    @property
+    def axis(self) -> str:
+        return f"{self.name} ({self.unit})" if self.unit else self.name
+
+    @property
+    def lower(self) -> str:
+        return self.name[0].lower() + self.name[1:]
+
+
+_METRICS = {
+    "val_accuracy": Words("Validation accuracy", "%", "points"),
+    "test_accuracy": Words("Test accuracy", "%", "points"),
+    "val_loss": Words("Validation loss", "nats", "nats"),
+    "train_loss": Words("Training loss", "nats", "nats"),
+}
+_PARAMETERS = {
+    "temperature": "temperature τ",
+    "tau": "temperature τ",
+    "width": "teacher width (× base)",
+    "teacher_width": "teacher width (× base)",
+    "coefficient": "coefficient λ",
+    "learning_rate": "learning rate",
+}
+
+
+def words(metric: str) -> Words:
+    """The objective's words."""
+    return _METRICS.get(metric, Words(plain(metric.replace("_", " ").capitalize()), "", ""))
+
+
+def parameter_words(name: str) -> str:
+    """A parameter's name as an axis title, escaped for plotly."""
+    return _PARAMETERS.get(name.lower(), plain(name.replace("_", " ")))
+
+
+def short_words(name: str) -> str:
+    """A parameter's name within a sentence, without its unit, escaped for plotly."""
+    return parameter_words(name).replace(" (× base)", "")
+
+
+def baseline_words(name: str) -> str:
+    """``no-KD baseline`` for ``no_kd``; escaped for plotly."""
+    known = {"no_kd": "no-KD", "nokd": "no-KD"}
+    return f"{known.get(name.lower(), plain(name.replace('_', ' ')))} baseline"
+
+
+def plain(text: object) -> str:
+    """Text of a study file made harmless for plotly, which reads a subset of HTML in every label."""
+    return html.escape(str(text), quote=False)
+
+
+def decimals(spreads: Sequence[float], fallback: int = 2) -> int:
+    """Decimals that show two significant digits of a typical half-width (0 to 4)."""
+    finite = sorted(s for s in spreads if math.isfinite(s) and s > 0)
+    if not finite:
+        return fallback
+    return min(max(1 - math.floor(math.log10(finite[len(finite) // 2])), 0), 4)
+
+
+def signed(value: float, digits: int) -> str:
+    """A difference with its sign and a true minus: ``+0.31``, ``−0.20``."""
+    return f"{value:+.{digits}f}".replace("-", "−")
+
+
+def interval(low: float, high: float, digits: int) -> str:
+    """``[1.2, 3.4]``."""
+    return f"[{low:.{digits}f}, {high:.{digits}f}]".replace("-", "−")
+
+
+@dataclass(frozen=True)
+class Figure:
+    """One figure of the report: ``table`` is what it is drawn from, and is written as CSV.
+
+    ``slug`` names its files; ``caption`` and ``title`` are plain text (escaped when written); ``min_width`` (pixels) is where a phone
+    starts to scroll sideways instead of squeezing it. ``drawing`` is None where there is nothing to draw: the caption says why.
+    """
+
+    slug: str
+    title: str
+    caption: str
+    table: pd.DataFrame
+    drawing: go.Figure | None = None
+    min_width: int = 560
+    max_width: int = 1040
+    notes: tuple[str, ...] = field(default=())
+
+
+def base(height: int, **layout: Any) -> go.Figure:
+    """An empty figure in the report's style, ``height`` in pixels."""
+    figure = go.Figure()
+    return styled(figure, height, **layout)
+
+
+def styled(figure: go.Figure, height: int, **layout: Any) -> go.Figure:
+    """Put the report's style on a figure: type, margins, axes, legend below the plot."""
+    figure.update_layout(
+        template=None,
+        height=height,
+        font={"family": FONT, "size": 13, "color": INK},
+        paper_bgcolor="rgba(0,0,0,0)",
+        plot_bgcolor="rgba(0,0,0,0)",
+        margin={"l": 72, "r": 24, "t": 28, "b": 64},
+        hoverlabel={"font": {"family": FONT, "size": 12}, "align": "left"},
+        legend={"orientation": "h", "x": 0, "xanchor": "left", "y": 1.02, "yanchor": "bottom", "title": {"side": "left"}},
+        hovermode="closest",
+    )
+    axis = {
+        "showline": True,
+        "linecolor": MUTED,
+        "linewidth": 1,
+        "ticks": "outside",
+        "ticklen": 4,
+        "tickcolor": MUTED,
+        "gridcolor": GRID,
+        "zeroline": False,
+        "automargin": True,
+        "title": {"standoff": 10},
+    }
+    figure.update_xaxes(**axis)
+    figure.update_yaxes(**axis)
+    figure.update_layout(**layout)
+    return figure
