@@ -24,7 +24,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 from typing import TYPE_CHECKING, Any, Literal
 
@@ -37,6 +37,9 @@ if TYPE_CHECKING:
 
 LEVELS_AT_MOST = 8
 """A range with no more distinct values than this (a step, a grid) is shown at its values; beyond, in bins."""
+
+INTERRUPTED = "interrupted"
+"""Reason of a trial that was cut off and is run again under another number: not a failed one."""
 
 _STATES = ("COMPLETE", "PRUNED", "FAIL", "RUNNING", "WAITING")
 
@@ -76,6 +79,8 @@ class Axis:
     log: bool = False
     integer: bool = False
     parent: tuple[str, str] | None = None
+    title: str = ""
+    unit: str = ""
 
     @property
     def column(self) -> str:
@@ -97,6 +102,7 @@ class Axis:
 def axis_of(parameter: Any, labels: Sequence[Any] = ()) -> Axis:
     """The :class:`Axis` of a study's parameter; ``labels`` add choices that only the trials know."""
     parent = (parameter.parent[0], label_text(parameter.parent[1])) if parameter.parent else None
+    words = {"title": parameter.title or "", "unit": parameter.unit or ""}
     if parameter.kind in ("float", "int"):
         return Axis(
             parameter.name,
@@ -107,8 +113,9 @@ def axis_of(parameter: Any, labels: Sequence[Any] = ()) -> Axis:
             log=bool(parameter.log),
             integer=parameter.kind == "int",
             parent=parent,
+            **words,
         )
-    return levels_axis(parameter.name, [*parameter.choices, *labels], ordered=bool(parameter.ordered), parent=parent)
+    return replace(levels_axis(parameter.name, [*parameter.choices, *labels], ordered=bool(parameter.ordered), parent=parent), **words)
 
 
 def levels_axis(name: str, choices: Sequence[Any], *, ordered: bool = False, parent: tuple[str, str] | None = None) -> Axis:
@@ -193,7 +200,7 @@ def study_frame(study: Study, rows: Sequence[TrialRow], stratum: str = "") -> St
     """
     chosen = next((s for s in study.strata_list() if s.name == stratum), None)
     fixed = dict(chosen.values) if chosen is not None else {}
-    mine = [row for row in rows if row.stratum == stratum]
+    mine = [row for row in rows if row.stratum == stratum and not (row.state == "FAIL" and row.reason == INTERRUPTED)]
     parameters = [p for p in study.parameters(chosen) if p.name not in fixed] if chosen is not None else []
     axes = {p.name: axis_of(p, _seen(mine, p.name) if p.kind == "categorical" else ()) for p in parameters}
     records = [record for row in mine for record in _records(row, axes)]
@@ -224,7 +231,7 @@ def _records(row: TrialRow, axes: Mapping[str, Axis]) -> list[dict[str, Any]]:
     common: dict[str, Any] = {
         "number": row.number,
         "role": row.role,
-        "baseline": row.baseline,
+        "baseline": row.baseline.split(" (")[0] if row.baseline else None,  # without the values of holes it leaves
         "state": row.state,
         "config": _config(row, axes),
         "reason": row.reason,

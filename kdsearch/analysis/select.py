@@ -73,6 +73,9 @@ class Selected:
         return {k: None if isinstance(v, float) and not math.isfinite(v) else v for k, v in asdict(self).items()}
 
 
+Choice = Selected
+
+
 @dataclass(frozen=True)
 class Candidates:
     """Every finished configuration of one stratum with what choosing needs; ``table`` is best first.
