@@ -1,0 +1,147 @@
+"""Run a study: prerequisites, then trials, by Ray Tune or in this process; and leave in good order however it ends."""
+
+from __future__ import annotations
+
+import time
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from kdsearch.errors import EXIT_FAILED_TRIALS, Interrupted, StoreError, Terminated
+from kdsearch.record.run import Run
+from kdsearch.record.store import Store
+from kdsearch.search.inline import run_inline
+from kdsearch.search.ledger import Assignment, Ledger
+from kdsearch.search.prerequisites import Prerequisite, Tally, prerequisites, run_prerequisites_inline
+from kdsearch.search.progress import Progress, clock
+from kdsearch.search.stopping import Stop, signals
+from kdsearch.search.work import DEFAULT_SESSION, Work, recipe_json
+from kdsearch.spec.study import Study
+
+
+@dataclass(frozen=True)
+class RunOptions:
+    """How a study is run, apart from what it says itself."""
+
+    workers: int | None = None
+    """Trials at a time; None: as many as the resources allow."""
+    address: str | None = None
+    """A Ray cluster to join; None: Ray on this machine."""
+    inline: bool = False
+    """In this process, without Ray."""
+    session: str = DEFAULT_SESSION
+    """``module:function`` that makes training sessions, see :class:`kdsearch.search.work.SessionLike`. Anything with that
+    interface can be searched: a tabulated objective, a simulator."""
+    segment: int = 1000
+    """Trials after which Ray Tune is started anew, since its memory grows with the trials it has seen."""
+
+
+@dataclass
+class Outcome:
+    """How a run ended."""
+
+    exit_code: int
+    seconds: float
+    reason: str | None = None
+    """Why the budget was not spent; None when it was."""
+    strata: dict[str, dict[str, Any]] = field(default_factory=dict)
+    """Stratum (or ``baselines``) → planned, complete, pruned, failed, interrupted, best."""
+
+    def to_json(self) -> dict[str, Any]:
+        """Plain data."""
+        return {"exit_code": self.exit_code, "reason": self.reason, "seconds": round(self.seconds, 1), "strata": self.strata}
+
+    def text(self) -> str:
+        """A few lines for people."""
+        lines = [] if self.reason is None else [self.reason]
+        for name, counts in self.strata.items():
+            failed = f", {counts['failed']} failed" if counts["failed"] else ""
+            best = "" if counts["best"] is None else f", best {counts['best']:.2f}"
+            lines.append(f"{name}: {counts['complete']} complete, {counts['pruned']} pruned{failed} of {counts['planned']}{best}")
+        return "\n".join([*lines, f"took {clock(self.seconds)}"])
+
+
+def run_study(study: Study, run: Run, store: Store | str | Path, options: RunOptions, progress: Progress) -> Outcome:
+    """Run ``study``, or go on with it, until its budget is spent.
+
+    Returns an outcome with exit code 0; 1 when the study stopped because everything fails; 3 when trials failed; 130 after Ctrl-C
+    and 143 after SIGTERM, with what ran closed and asked first next time.
+
+    Raises:
+        RunLocked: another driver runs this study.
+        StoreError: the record or the store cannot be read or written.
+    """
+    root = str((store.root if isinstance(store, Store) else Path(store)).absolute())
+    began = time.monotonic()
+    ledger: Ledger | None = None
+    code, reason = 0, None
+    with run.locked(), signals() as stop:
+        try:
+            ledger = Ledger(study, run)
+            _search(study, ledger, _Works(study, root, options), options, progress, stop)
+        except (Interrupted, Terminated) as end:
+            code, reason = end.exit_code, str(end)
+        finally:
+            if ledger is not None:
+                ledger.interrupt()
+            progress.stop(ledger)
+    if code == 0:
+        reason = ledger.halted
+        code = 1 if ledger.halted else EXIT_FAILED_TRIALS if ledger.failed else 0
+    return _outcome(ledger, code, reason, time.monotonic() - began)
+
+
+def _search(study: Study, ledger: Ledger, works: _Works, options: RunOptions, progress: Progress, stop: Stop) -> None:
+    wanted = prerequisites(study)
+    if options.inline:
+        if wanted:
+            tally = Tally(wanted, progress.prerequisites)
+            run_prerequisites_inline(wanted, works.of_prerequisite, tally)
+            ledger.failed_children = tally.failed
+        progress.start(ledger)
+        run_inline(ledger, works.of_assignment, progress)
+        return
+    try:
+        from kdsearch.search.ray_backend import RayBackend
+    except ImportError as error:
+        raise StoreError(f"Ray cannot be loaded ({error}); install ray[tune], or run with --inline") from error
+    with RayBackend(study, options, stop) as backend:
+        if wanted:
+            tally = Tally(wanted, progress.prerequisites)
+            backend.run_prerequisites(wanted, works.of_prerequisite, tally)
+            ledger.failed_children = tally.failed
+        progress.start(ledger)
+        backend.run(ledger, works.of_assignment, progress)
+
+
+class _Works:
+    """What workers get, from what the ledger hands out."""
+
+    def __init__(self, study: Study, root: str, options: RunOptions) -> None:
+        self._root, self._session = root, options.session
+        self._device = "cuda" if study.resources.gpu > 0 else "cpu"
+        self._threads = max(1, int(study.resources.cpu))
+
+    def of_assignment(self, assignment: Assignment) -> Work:
+        """The work of a trial."""
+        recipes = tuple((seed, recipe_json(recipe)) for seed, recipe in assignment.recipes)
+        return Work(assignment.id, recipes, self._root, self._session, self._device, self._threads)
+
+    def of_prerequisite(self, one: Prerequisite) -> Work:
+        """The work of a prerequisite."""
+        return Work("prerequisite", ((one.seed, one.recipe),), self._root, self._session, self._device, self._threads)
+
+
+def _outcome(ledger: Ledger | None, code: int, reason: str | None, seconds: float) -> Outcome:
+    strata = {}
+    for book in ledger.books if ledger is not None else ():
+        c = book.counts
+        strata[book.label] = {
+            "planned": c.planned,
+            "complete": c.complete,
+            "pruned": c.pruned,
+            "failed": c.failed,
+            "interrupted": c.interrupted,
+            "best": c.best,
+        }
+    return Outcome(code, seconds, reason, strata)

@@ -1,0 +1,159 @@
+"""What trials share and need trained: teachers, teacher assistants, pre-trained students. Each distinct one once, before the trials."""
+
+from __future__ import annotations
+
+import itertools
+import random
+from collections import Counter
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from kdsearch.errors import SpecError
+from kdsearch.search.ledger import descendants
+from kdsearch.search.work import Event, Work, Worker, recipe_json
+from kdsearch.spec.recipe import Recipe
+from kdsearch.spec.space import Parameter
+from kdsearch.spec.study import Stratum, Study
+
+MOST_COMBINATIONS = 512
+"""Where the parameters that shape prerequisites have more combinations, what a trial needs is trained with it, under a lease."""
+
+
+@dataclass(frozen=True)
+class Prerequisite:
+    """One distinct recipe that others start from or learn from."""
+
+    recipe: str
+    """As JSON; its identity."""
+    needs: tuple[str, ...]
+    """Prerequisites it has itself."""
+    epochs: int
+    seed: int
+
+
+def prerequisites(study: Study) -> list[Prerequisite]:
+    """Distinct prerequisites of a study, each after those it needs."""
+    found: dict[str, Prerequisite] = {}
+    for recipe in _recipes(study):
+        for child in descendants(recipe):
+            text = recipe_json(child)
+            if text not in found:
+                needs = tuple(recipe_json(grandchild) for grandchild in child.children().values())
+                found[text] = Prerequisite(text, needs, 1 if child.pretrained else child.optim.epochs, child.seed)
+    return list(found.values())
+
+
+def _recipes(study: Study) -> Iterator[Recipe]:
+    """Recipes that between them need every prerequisite known beforehand."""
+    for stratum, seed in itertools.product(study.strata_list(), study.seeds):
+        for baseline in study.baselines(stratum):
+            yield study.recipe_for_baseline(baseline, stratum, seed)
+        configurations: Iterable[Mapping[str, Any]] = study.grid(stratum) if study.is_grid else _combinations(study, stratum)
+        for params in configurations:
+            yield study.recipe_for(params, stratum, seed)
+
+
+def _combinations(study: Study, stratum: Stratum) -> list[dict[str, Any]]:
+    """Configurations that run through every value of the parameters that shape children, others at some value of theirs."""
+    draw = random.Random(0)
+    structure = study.structure(stratum)
+    samples = [structure.sample(draw) for _ in range(8)]
+    shaping = [p for p in study.parameters(stratum) if _shapes(study, stratum, p, samples)]
+    levels = [study.space[p.name].levels() for p in shaping]
+    combinations = 1
+    for values in levels:
+        combinations *= len(values) if values is not None else MOST_COMBINATIONS + 1
+    if combinations > MOST_COMBINATIONS:
+        return []
+    found: dict[str, dict[str, Any]] = {}
+    for values in itertools.product(*(values or [] for values in levels)):
+        chosen = {p.name: value for p, value in zip(shaping, values, strict=True)}
+        for sample in samples:
+            params = {**sample, **chosen}
+            if (kept := _valid(study, stratum, params)) is not None:
+                found.setdefault(str(sorted((p, kept.get(p)) for p in chosen)), kept)
+                break
+    return list(found.values())
+
+
+def _shapes(study: Study, stratum: Stratum, parameter: Parameter, samples: list[dict[str, Any]]) -> bool:
+    """Whether children change with the parameter, looked at from a few places of the space."""
+    for sample in samples:
+        seen = set()
+        for value in study.space[parameter.name].levels() or study.space[parameter.name].corners():
+            params = _valid(study, stratum, {**sample, parameter.name: value})
+            if params is not None:
+                seen.add(tuple(recipe_json(child) for child in study.recipe_for(params, stratum, 0).children().values()))
+        if len(seen) > 1:
+            return True
+    return False
+
+
+def _valid(study: Study, stratum: Stratum, params: Mapping[str, Any]) -> dict[str, Any] | None:
+    """``params`` without those that do not exist under the others; None when one that must exist is missing."""
+    kept: dict[str, Any] = {}
+    for parameter in study.parameters(stratum):
+        if parameter.active(kept):
+            if parameter.name not in params:
+                return None
+            kept[parameter.name] = params[parameter.name]
+    try:
+        return study.check_params(kept, stratum)
+    except SpecError:
+        return None
+
+
+class Tally:
+    """Epochs and networks done, for progress; and what failed."""
+
+    def __init__(self, wanted: list[Prerequisite], show: Callable[[int, int, int, int], None]) -> None:
+        self._wanted = wanted
+        self._show = show
+        self._epochs: Counter[str] = Counter()
+        self.ended: set[str] = set()
+        self.failed: dict[str, str] = {}
+        self._planned = sum(one.epochs for one in wanted)
+        self.show()
+
+    def show(self) -> None:
+        """Tell how far they are."""
+        self._show(len(self.ended), len(self._wanted), sum(self._epochs.values()), self._planned)
+
+    def take(self, one: Prerequisite, event: Event) -> bool:
+        """Count what happened; returns whether ``one`` goes on."""
+        if event.failure is not None:
+            self.failed[one.recipe] = event.failure
+        elif event.epoch:
+            self._epochs[one.recipe] = max(self._epochs[one.recipe], event.epoch)
+        over = event.failure is not None or event.final is not None
+        if over:
+            self.ended.add(one.recipe)
+        self.show()
+        return not over
+
+    def blocked(self, one: Prerequisite) -> bool:
+        """Whether something it needs has failed; it then has failed too."""
+        for needed in one.needs:
+            if needed in self.failed:
+                return not self.take(one, Event(one.seed, failure=self.failed[needed]))
+        return False
+
+    def ready(self, one: Prerequisite) -> bool:
+        """Whether everything it needs has ended."""
+        return all(needed in self.ended for needed in one.needs)
+
+
+def run_prerequisites_inline(wanted: list[Prerequisite], work_of: Callable[[Prerequisite], Work], tally: Tally) -> None:
+    """Train them in this process, one after another; what the store has costs a look only."""
+    for one in wanted:
+        if tally.blocked(one):
+            continue
+        worker = Worker(work_of(one))
+        try:
+            while tally.take(one, worker.step()):
+                pass
+        finally:
+            worker.close()
+
+

@@ -1,0 +1,145 @@
+"""What a worker does with an assignment: its seeds one after another, an epoch at a time. The same with Ray and without.
+
+A worker touches the store, never the record: it gives events to the driver, which is the record's only writer.
+"""
+
+from __future__ import annotations
+
+import functools
+import importlib
+import json
+import traceback
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Protocol
+
+from kdsearch.errors import KDSearchError, UsageError
+from kdsearch.record.store import Store
+from kdsearch.spec.recipe import Recipe
+
+DEFAULT_SESSION = "kdsearch.training.session:Session"
+
+
+class SessionLike(Protocol):
+    """What the search needs of a training session; :class:`kdsearch.training.session.Session` is the real one."""
+
+    key: str
+
+    @property
+    def finished(self) -> bool:
+        """Whether every epoch was given out."""
+
+    @property
+    def metrics(self) -> dict[str, Any]:
+        """``{"final": {...}, "warnings": [...], ...}`` of a finished session."""
+
+    def step(self) -> dict[str, float]:
+        """The next epoch; holds ``epoch`` (from 1) and the metrics of each epoch."""
+
+    def close(self) -> None:
+        """Stop here; what is recorded stays."""
+
+
+@dataclass(frozen=True)
+class Work:
+    """One assignment as a worker sees it; small and plain, since it travels."""
+
+    id: str
+    recipes: tuple[tuple[int, str], ...]
+    """(seed, recipe as JSON), in the order they run."""
+    store: str
+    session: str = DEFAULT_SESSION
+    device: str = "cpu"
+    threads: int = 1
+
+    def __str__(self) -> str:
+        return self.id
+
+
+@dataclass(frozen=True)
+class Event:
+    """What happened in one step of a worker: an epoch of a seed, or its failure."""
+
+    seed: int
+    key: str | None = None
+    epoch: int = 0
+    row: dict[str, float] | None = None
+    final: dict[str, Any] | None = None
+    """Final metrics, with the seed's last epoch."""
+    warnings: tuple[str, ...] = ()
+    failure: str | None = None
+    """Why the seed cannot go on, for people."""
+    trace: str | None = None
+    """The end of the traceback, where the failure is a defect rather than a known error."""
+
+
+@functools.lru_cache(maxsize=8)
+def session_factory(name: str) -> Callable[..., SessionLike]:
+    """The class or function ``module:name`` that makes sessions. Raises UsageError."""
+    module, _, attribute = name.partition(":")
+    try:
+        found: Callable[..., SessionLike] = getattr(importlib.import_module(module), attribute)
+    except (ImportError, AttributeError) as error:
+        raise UsageError(f"{name}: no such session factory ({error}); write package.module:function") from None
+    return found
+
+
+@functools.lru_cache(maxsize=4)
+def _store(root: str) -> Store:
+    return Store(Path(root))
+
+
+def open_session(recipe: str, work: Work) -> SessionLike:
+    """A session for a recipe in JSON; waits while another process works on the same one."""
+    parsed = Recipe.model_validate_json(recipe)
+    return session_factory(work.session)(parsed, _store(work.store), device=work.device, threads=work.threads)
+
+
+class Worker:
+    """Steps through one assignment. What goes wrong in training comes out as an event; only a dying process raises."""
+
+    def __init__(self, work: Work) -> None:
+        self._work = work
+        self._left = list(work.recipes)
+        self._seed = 0
+        self._session: SessionLike | None = None
+
+    def step(self) -> Event:
+        """One epoch of the current seed."""
+        try:
+            if self._session is None:
+                self._seed, recipe = self._left.pop(0)
+                self._session = open_session(recipe, self._work)
+            session = self._session
+            row = session.step()
+            event = Event(self._seed, session.key, int(row["epoch"]), row)
+            if session.finished:
+                metrics = session.metrics
+                event = Event(
+                    self._seed, session.key, event.epoch, row, dict(metrics["final"]), tuple(map(str, metrics.get("warnings", ())))
+                )
+                self.close()
+            return event
+        except Exception as error:
+            self.close()
+            return failure(self._seed, error)
+
+    def close(self) -> None:
+        """Leave the current seed; its checkpoints stay."""
+        if self._session is not None:
+            session, self._session = self._session, None
+            session.close()
+
+
+def failure(seed: int, error: Exception) -> Event:
+    """The event of a training run that cannot go on."""
+    if isinstance(error, KDSearchError):
+        return Event(seed, failure=str(error))
+    trace = "".join(traceback.format_exception(error))[-2000:]
+    return Event(seed, failure=f"{type(error).__name__}: {error}", trace=trace)
+
+
+def recipe_json(recipe: Recipe) -> str:
+    """A recipe as text: how it travels, and its identity where no key is at hand."""
+    return json.dumps(recipe.model_dump(mode="json"), separators=(",", ":"), sort_keys=True)
