@@ -11,7 +11,7 @@ import itertools
 import math
 import random
 import re
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 from typing import Any, Literal
@@ -349,15 +349,16 @@ class Structure:
                 chosen[parameter.name] = wanted.get(parameter.name, self.space[parameter.name].corners()[0])
         return chosen
 
-    def grid(self) -> list[dict[str, Any]]:
-        """Every combination of the open parameters that exist together.
+    def grid(self, only: Collection[str] | None = None) -> list[dict[str, Any]]:
+        """Every combination of the open parameters that exist together; with ``only``, the others stay at their first corner.
 
         Raises:
             FieldProblem: a parameter is continuous, or there are more than 100,000 combinations.
         """
         cells: list[dict[str, Any]] = [{}]
         for parameter in self.parameters():
-            levels = self.space[parameter.name].levels()
+            spec = self.space[parameter.name]
+            levels = spec.levels() if only is None or parameter.name in only else spec.corners()[:1]
             if levels is None:
                 raise FieldProblem("is continuous, so a grid cannot list it; give choices or a step", "space", parameter.name)
             cells = list(

@@ -266,7 +266,7 @@ class Study(Frozen):
                 break
         return found
 
-    def baselines(self, stratum: Stratum) -> list[Baseline]:
+    def baselines_list(self, stratum: Stratum) -> list[Baseline]:
         """Every baseline configuration of a stratum."""
         return [one for name in self.overlays for one in self.baselines_of(stratum, name)]
 
