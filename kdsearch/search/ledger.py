@@ -71,7 +71,7 @@ class Ledger:
         self._reports_epochs = len(study.objectives()) == 1 and not over_seeds(study.pruner)
         self._prunes = study.pruner.name != "none"
         strata = study.strata_list()
-        fixed = [(s, b, seed) for s in strata for b in study.baselines(s) for seed in study.seeds]
+        fixed = [(s, b, seed) for s in strata for b in study.baselines_list(s) for seed in study.seeds]
         self.baselines = Book(study, run, None, len(fixed))
         self.searches = [Book(study, run, stratum, study.planned_trials(stratum)) for stratum in strata]
         self._open: dict[str, _Open] = {}

@@ -47,7 +47,7 @@ def prerequisites(study: Study) -> list[Prerequisite]:
 def _recipes(study: Study) -> Iterator[Recipe]:
     """Recipes that between them need every prerequisite known beforehand."""
     for stratum, seed in itertools.product(study.strata_list(), study.seeds):
-        for baseline in study.baselines(stratum):
+        for baseline in study.baselines_list(stratum):
             yield study.recipe_for_baseline(baseline, stratum, seed)
         configurations: Iterable[Mapping[str, Any]] = study.grid(stratum) if study.is_grid else _combinations(study, stratum)
         for params in configurations:

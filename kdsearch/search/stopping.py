@@ -13,40 +13,42 @@ from kdsearch.errors import Interrupted, Terminated
 
 
 class Stop:
-    """Whether somebody asked to stop, and how. ``check`` raises it where the main thread can be left safely."""
+    """Whether somebody asked to stop, and how."""
 
     def __init__(self) -> None:
         self.asked: Interrupted | Terminated | None = None
         self.at_once = True
-        """Whether the signal handler raises by itself; off while Ray Tune, which would take it for its own, is on the stack."""
+        """Whether the signal handler raises by itself; off while Ray, which would take it for its own, is on the stack."""
 
     def check(self) -> None:
         """Raise what was asked for."""
         if self.asked is not None:
             raise self.asked
 
+    def install(self) -> None:
+        """Take Ctrl-C and SIGTERM, in the main thread; elsewhere signals stay the caller's."""
+        if threading.current_thread() is threading.main_thread():
+            for number in (signal.SIGINT, signal.SIGTERM):
+                signal.signal(number, self._handle)
+
+    def _handle(self, number: int, frame: FrameType | None) -> None:
+        if self.asked is not None:
+            os._exit(128 + number)  # the record stays sound, being written line by line
+        kind = Terminated if number == signal.SIGTERM else Interrupted
+        self.asked = kind(f"{kind.__name__.lower()}; the same command goes on from here")
+        if self.at_once:
+            raise self.asked
+
 
 @contextlib.contextmanager
 def signals() -> Iterator[Stop]:
-    """First Ctrl-C or SIGTERM: end in good order. A second one: leave at once; the record stays sound, being written line by line."""
+    """First Ctrl-C or SIGTERM: end in good order. A second one: leave at once."""
     stop = Stop()
-    if threading.current_thread() is not threading.main_thread():
-        yield stop
-        return
-
-    def handle(number: int, frame: FrameType | None) -> None:
-        if stop.asked is not None:
-            os._exit(128 + number)
-        if number == signal.SIGTERM:
-            stop.asked = Terminated("terminated; the same command goes on from here")
-        else:
-            stop.asked = Interrupted("interrupted; the same command goes on from here")
-        if stop.at_once:
-            raise stop.asked
-
-    before = {number: signal.signal(number, handle) for number in (signal.SIGINT, signal.SIGTERM)}
+    before = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)}
+    stop.install()
     try:
         yield stop
     finally:
-        for number, handler in before.items():
-            signal.signal(number, handler)
+        if threading.current_thread() is threading.main_thread():
+            for number, handler in before.items():
+                signal.signal(number, handler)

@@ -1,0 +1,320 @@
+"""Ray Tune as the dispatcher: a Searcher and a scheduler that ask and tell the ledger, and actors that stay warm between trials.
+
+What makes trials of a fraction of a second worth while (figures in tests/benchmarks):
+
+- actors are reused (``reset_config``), so torch, data and tables stay loaded; worker processes are warmed before the first trial,
+  all together, since Tune would otherwise give every short trial to whichever actor came up first;
+- nothing is logged, synchronised or saved by Tune: no logger callbacks, no checkpoints, no experiment snapshots;
+- a trial is asked for only when a worker is free for it, so the sampler knows every result there is, and one worker sees the same
+  sequence as a run without Ray.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import shutil
+import tempfile
+import time
+from collections.abc import Callable
+from pathlib import Path
+from types import TracebackType
+from typing import TYPE_CHECKING, Any
+
+# Read by Ray when it is imported, in the driver and in workers.
+_ENVIRONMENT = {
+    "RAY_AIR_NEW_OUTPUT": "0",  # else a banner on standard output
+    "RAY_CHDIR_TO_TRIAL_DIR": "0",  # data roots are relative to where the command runs
+    "RAY_DEDUP_LOGS": "0",
+    "RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO": "0",
+    "RAY_USAGE_STATS_ENABLED": "0",
+    "TUNE_DISABLE_AUTO_CALLBACK_LOGGERS": "1",
+    "TUNE_DISABLE_AUTO_CALLBACK_SYNCER": "1",
+    "TUNE_DISABLE_SIGINT_HANDLER": "1",  # see stopping.py
+    "TUNE_DISABLE_STRICT_METRIC_CHECKING": "1",
+    "TUNE_GLOBAL_CHECKPOINT_S": "1e12",
+    "TUNE_PRINT_ALL_TRIAL_ERRORS": "0",
+    "TUNE_WARN_THRESHOLD_S": "60",
+}
+for _name, _value in _ENVIRONMENT.items():
+    os.environ.setdefault(_name, _value)
+
+import ray  # noqa: E402
+from ray import tune  # noqa: E402
+from ray.tune.experiment import Trial  # noqa: E402
+from ray.tune.schedulers import FIFOScheduler, TrialScheduler  # noqa: E402
+from ray.tune.search import Searcher  # noqa: E402
+
+from kdsearch.errors import StoreError  # noqa: E402
+from kdsearch.search.ledger import Assignment, Ledger  # noqa: E402
+from kdsearch.search.prerequisites import Prerequisite, Tally  # noqa: E402
+from kdsearch.search.progress import Progress  # noqa: E402
+from kdsearch.search.stopping import Stop  # noqa: E402
+from kdsearch.search.work import Event, Work, Worker, session_factory  # noqa: E402
+
+if TYPE_CHECKING:
+    from kdsearch.search.engine import RunOptions
+    from kdsearch.spec.study import Study
+
+_EVENT = "event"
+
+
+class _Trainable(tune.Trainable):  # type: ignore[misc]
+    """A worker's actor: one step is one epoch. It outlives its trial and takes the next one."""
+
+    _worker: Worker | None = None
+
+    def setup(self, config: dict[str, Any]) -> None:
+        self._worker = Worker(config["work"])
+
+    def reset_config(self, new_config: dict[str, Any]) -> bool:
+        self.cleanup()
+        self.setup(new_config)
+        return True
+
+    def step(self) -> dict[str, Any]:
+        assert self._worker is not None
+        return {_EVENT: self._worker.step()}
+
+    def cleanup(self) -> None:
+        if self._worker is not None:
+            self._worker.close()
+            self._worker = None
+
+
+class _Searcher(Searcher):  # type: ignore[misc]
+    """Gives Tune what the ledger hands out. What happens to a trial goes through the scheduler, which sees every result."""
+
+    def __init__(self, ledger: Ledger, work_of: Callable[[Assignment], Work], room: Callable[[], int], most: int) -> None:
+        super().__init__()
+        self._ledger, self._work_of, self._room, self._left = ledger, work_of, room, most
+        self.assignment: dict[str, str] = {}
+        """Tune's trial → the assignment that runs in it."""
+        self.exhausted = False
+        """Whether the ledger has nothing more to hand out."""
+
+    def suggest(self, trial_id: str) -> dict[str, Any] | str | None:
+        if self._left <= 0:
+            return str(Searcher.FINISHED)
+        if len(self.assignment) >= self._room():
+            return None
+        given = self._ledger.next()
+        if given is None:
+            self.exhausted = True
+            return str(Searcher.FINISHED)
+        self._left -= 1
+        self.assignment[trial_id] = given.id
+        return {"work": self._work_of(given)}
+
+    def on_trial_complete(self, trial_id: str, result: dict[str, Any] | None = None, error: bool = False) -> None:
+        id = self.assignment.pop(trial_id, None)
+        if id is not None:  # Tune gave it up
+            self._ledger.lost(id, "its worker process died again and again; look at memory, and at the machine's logs")
+
+    def on_trial_result(self, trial_id: str, result: dict[str, Any]) -> None:
+        """The scheduler has taken it already."""
+
+    def save(self, checkpoint_path: str) -> None:
+        """Nothing to save: the record has it all."""
+
+    def restore(self, checkpoint_path: str) -> None:
+        """Nothing to restore: a new ledger goes on from the record."""
+
+
+class _Scheduler(FIFOScheduler):  # type: ignore[misc]
+    """Passes each epoch to the ledger, which prunes, and ends a trial where the ledger says so."""
+
+    def __init__(self, ledger: Ledger, searcher: _Searcher, progress: Progress) -> None:
+        super().__init__()
+        self._ledger, self._searcher, self._progress = ledger, searcher, progress
+
+    def on_trial_result(self, tune_controller: Any, trial: Trial, result: dict[str, Any]) -> str:
+        id = self._searcher.assignment[trial.trial_id]
+        goes_on = self._ledger.report(id, result[_EVENT])
+        if not goes_on:
+            del self._searcher.assignment[trial.trial_id]
+        self._progress.update(self._ledger)
+        return str(TrialScheduler.CONTINUE if goes_on else TrialScheduler.STOP)
+
+
+class _Watch(tune.Stopper):  # type: ignore[misc]
+    """Leaves Tune's loop when somebody asked to stop. It raises past Tune, whose own way waits for every running epoch."""
+
+    def __init__(self, stop: Stop) -> None:
+        self._stop = stop
+
+    def __call__(self, trial_id: str, result: dict[str, Any]) -> bool:
+        return False
+
+    def stop_all(self) -> bool:
+        if self._stop.asked is not None:
+            raise _Left
+        return False
+
+
+class _Left(BaseException):
+    """On the way out of Tune's loop; not an Exception, so that Tune does not take it for its own."""
+
+
+class _Notes(tune.Callback):  # type: ignore[misc]
+    """Tells when a worker died and its trial starts again."""
+
+    def __init__(self, searcher: _Searcher, progress: Progress) -> None:
+        self._searcher, self._progress = searcher, progress
+
+    def on_trial_recover(self, iteration: int, trials: list[Trial], trial: Trial, **info: Any) -> None:
+        name = self._searcher.assignment.get(trial.trial_id, trial.trial_id)
+        self._progress.note(f"{name}: its worker process died; it goes on in another from its last epoch")
+
+
+class RayBackend:
+    """Ray for the time of a ``with``: started or joined, and left in the end with nothing of it running."""
+
+    def __init__(self, study: Study, options: RunOptions, stop: Stop) -> None:
+        self._resources = study.resources
+        self._retries = study.retries
+        self._options, self._stop = options, stop
+        self._own = False
+        self._joined_room = (0.0, 0)
+        self._folder: str | None = None
+
+    def __enter__(self) -> RayBackend:
+        cpu, gpu = float(self._resources.cpu), float(self._resources.gpu)
+        if not ray.is_initialized():
+            self._own = True
+            quiet = {"log_to_driver": False, "configure_logging": True, "logging_level": "ERROR"}
+            if self._options.address is not None:
+                try:
+                    ray.init(address=self._options.address, runtime_env={"env_vars": _ENVIRONMENT}, **quiet)
+                except (ConnectionError, RuntimeError, ValueError) as error:
+                    raise StoreError(f"no Ray cluster at {self._options.address!r}: {error}") from None
+            else:
+                cpus = max(len(os.sched_getaffinity(0)), cpu * (self._options.workers or 1))
+                ray.init(address="local", num_cpus=int(-(-cpus // 1)), include_dashboard=False, _node_ip_address="127.0.0.1", **quiet)
+        # Ray sets its own handler for SIGTERM when it starts.
+        self._stop.install()
+        self._stop.check()
+        self._stop.at_once = False
+        self._gpu, self._cpu = gpu, cpu
+        if gpu and ray.cluster_resources().get("GPU", 0) < gpu:
+            raise StoreError(f"resources.gpu is {gpu:g}, but Ray sees no such GPU here; set resources.gpu to 0, or join a cluster that has one")
+        if ray.cluster_resources().get("CPU", 0) < cpu:
+            raise StoreError(f"resources.cpu is {cpu:g}, more than the {ray.cluster_resources().get('CPU', 0):g} that Ray sees here")
+        self._folder = tempfile.mkdtemp(prefix="kdsearch-tune-")
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
+        with contextlib.suppress(Exception):
+            if self._own:
+                ray.shutdown()
+        self._stop.at_once = True
+        if self._folder is not None:
+            shutil.rmtree(self._folder, ignore_errors=True)
+
+    def room(self) -> int:
+        """Trials at a time: as many as were asked for, else as there is room for; a cluster's room is looked at again and again."""
+        if self._options.workers is not None:
+            return self._options.workers
+        looked, room = self._joined_room
+        now = time.monotonic()
+        if not room or (self._options.address is not None and now - looked > 5):
+            there = ray.cluster_resources()
+            room = int(there.get("CPU", 0) / self._cpu + 1e-9)
+            if self._gpu:
+                room = min(room, int(there.get("GPU", 0) / self._gpu + 1e-9))
+            room = max(room, 1)
+            self._joined_room = (now, room)
+        return room
+
+    def run_prerequisites(self, wanted: list[Prerequisite], work_of: Callable[[Prerequisite], Work], tally: Tally) -> None:
+        """Train them as Ray tasks, as many at once as there is room for, each after those it needs."""
+        task = ray.remote(num_returns="streaming", num_cpus=self._cpu, num_gpus=self._gpu, max_retries=self._retries)(_train)
+        waiting, running = list(wanted), {}
+        while waiting or running:
+            for one in [one for one in waiting if tally.ready(one)]:
+                waiting.remove(one)
+                if not tally.blocked(one):
+                    running[task.remote(work_of(one))] = one
+            if not running:
+                continue
+            ready, _ = ray.wait(list(running), timeout=0.2, fetch_local=False)
+            self._stop.check()
+            for stream in ready:
+                one = running[stream]
+                try:
+                    goes_on = tally.take(one, ray.get(next(stream)))
+                except StopIteration:
+                    goes_on = False
+                except ray.exceptions.RayError:
+                    goes_on = tally.take(one, Event(one.seed, failure="the process that trained it died again and again; look at memory"))
+                if not goes_on:
+                    del running[stream]
+
+    def run(self, ledger: Ledger, work_of: Callable[[Assignment], Work], progress: Progress) -> None:
+        """Run what the ledger hands out until it has nothing left."""
+        exhausted = False
+        while not exhausted:
+            self._stop.check()
+            exhausted = self._segment(ledger, work_of, progress)
+
+    def _segment(self, ledger: Ledger, work_of: Callable[[Assignment], Work], progress: Progress) -> bool:
+        room = self.room()
+        self._warm(room)
+        os.environ["TUNE_MAX_PENDING_TRIALS_PG"] = str(room)
+        searcher = _Searcher(ledger, work_of, self.room, self._options.segment)
+        tuner = tune.Tuner(
+            tune.with_resources(_Trainable, {"cpu": self._cpu, "gpu": self._gpu}),
+            tune_config=tune.TuneConfig(
+                search_alg=searcher,
+                scheduler=_Scheduler(ledger, searcher, progress),
+                num_samples=-1,
+                reuse_actors=True,
+                trial_name_creator=lambda trial: trial.trial_id,
+                trial_dirname_creator=lambda trial: trial.trial_id,
+            ),
+            run_config=tune.RunConfig(
+                storage_path=self._folder,
+                name="run",
+                verbose=0,
+                stop=_Watch(self._stop),
+                callbacks=[_Notes(searcher, progress)],
+                failure_config=tune.FailureConfig(max_failures=self._retries),
+                checkpoint_config=tune.CheckpointConfig(checkpoint_at_end=False),
+            ),
+        )
+        try:
+            tuner.fit()
+        except _Left:
+            self._stop.check()
+        assert self._folder is not None
+        shutil.rmtree(Path(self._folder) / "run", ignore_errors=True)
+        return searcher.exhausted
+
+    def _warm(self, room: int) -> None:
+        """Let as many worker processes as there is room for load what training needs, so that actors start at once."""
+        warm = ray.remote(num_cpus=self._cpu, num_gpus=self._gpu)(_load)
+        with contextlib.suppress(ray.exceptions.RayError):
+            tasks = [warm.remote(self._options.session) for _ in range(min(room, 64))]
+            left = tasks
+            while left:
+                _, left = ray.wait(left, num_returns=len(left), timeout=0.5)
+                self._stop.check()
+
+
+def _train(work: Work) -> Any:
+    worker = Worker(work)
+    try:
+        while True:
+            event = worker.step()
+            yield event
+            if event.failure is not None or event.final is not None:
+                return
+    finally:
+        worker.close()
+
+
+def _load(session: str) -> None:
+    import ray.tune  # noqa: F401
+
+    session_factory(session)
+    time.sleep(0.05)  # keeps this process from taking a second such task while others are still coming up
