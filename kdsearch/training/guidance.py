@@ -48,8 +48,8 @@ class Guidance:
             return
         answers = [teacher.epoch(self._dataset, self._augmentation, self._seed, epoch)[order] for teacher in self.teachers]
         targets = soft_targets(answers, self.distill.loss, self.distill.temperature)
-        self._constants = soft_constant(targets, self.distill.loss).split(size)
-        self._targets = targets.split(size)
+        self._constants = torch.split(soft_constant(targets, self.distill.loss), size)
+        self._targets = torch.split(targets, size)
         self._left_out = torch.zeros((), device=self._device)
 
     def loss(self, step: int, images: Tensor, student: Tensor, labels: Tensor, coefficient: float) -> Tensor:

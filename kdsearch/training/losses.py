@@ -27,9 +27,9 @@ from kdsearch.spec.recipe import Distill, Loss
 def soft_targets(teachers: Sequence[Tensor], loss: Loss, temperature: float) -> Tensor:
     """What the soft term compares with: (B, K) softened probabilities, or scaled logits for ``mse_logits``, averaged over teachers.
 
-    ``teachers``: logits, each (B, K), of any float type; computed in float32.
+    ``teachers``: logits, each (B, K), of any float type; computed in float32 at least.
     """
-    softened = [logits.float() / temperature for logits in teachers]
+    softened = [logits.to(torch.promote_types(logits.dtype, torch.float32)) / temperature for logits in teachers]
     if loss.soft != "mse_logits":
         softened = [torch.softmax(logits, dim=1) for logits in softened]
     return softened[0] if len(softened) == 1 else torch.stack(softened).mean(0)

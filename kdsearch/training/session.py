@@ -17,7 +17,7 @@ from kdsearch.errors import Diverged
 from kdsearch.record.store import Lease, Store
 from kdsearch.spec.recipe import Recipe
 from kdsearch.training import checkpoint, schedules
-from kdsearch.training.data import DataSet, load
+from kdsearch.training.data import load
 from kdsearch.training.environment import environment
 from kdsearch.training.evaluate import score
 from kdsearch.training.guidance import Guidance
@@ -239,7 +239,7 @@ class Session:
         # Only a network with random layers of its own (dropout) draws from this; restarted every epoch so that resuming is exact.
         torch.manual_seed(stream(recipe.seed, "epoch", epoch))
         positions = order(recipe.seed, epoch, self._views.numbers)
-        labels = self._labels[positions].split(optim.batch_size)
+        labels = torch.split(self._labels[positions], optim.batch_size)
         if guidance is not None:
             guidance.begin(epoch, positions, optim.batch_size)
         total = torch.zeros((), device=device)
@@ -260,7 +260,7 @@ class Session:
                 weight = schedules.coefficient(guidance.distill.coefficient, guidance.distill.schedule, fraction)
                 loss = guidance.loss(index, images, logits, labels[index], weight)
             self._optimizer.zero_grad(set_to_none=True)
-            loss.backward()
+            torch.autograd.backward(loss)
             if optim.gradient_clip is not None:
                 nn.utils.clip_grad_norm_(self._parameters, optim.gradient_clip)
             self._optimizer.step()

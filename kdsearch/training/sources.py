@@ -128,7 +128,8 @@ def _cifar(name: str, root: str | None) -> Source:
                     found = make(str(folder), train=train, download=True)
         except (RuntimeError, OSError) as error:
             raise DataError(
-                f"{name}: not in {folder.absolute()} and cannot be downloaded ({error}); put the files there, or name their folder as data.root"
+                f"{name}: not in {folder.absolute()} and cannot be downloaded ({error}); put the files there, "
+                "or name their folder as data.root"
             ) from error
         images = np.ascontiguousarray(found.data.transpose(0, 3, 1, 2))
         return Pictures(images, np.asarray(found.targets, dtype=np.int64))

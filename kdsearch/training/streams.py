@@ -34,7 +34,8 @@ def stream(seed: int, purpose: str, *counters: int) -> int:
     """A 63-bit number from a seed, what it is for, and counters such as the epoch."""
     value = _mix_int(seed)
     for part in (PURPOSES.index(purpose), *counters):
-        value = _mix_int(value ^ _mix_int(part))
+        # Not symmetric in what is so far and what is added: seed 0 for purpose 1 must differ from seed 1 for purpose 0.
+        value = _mix_int(value * _M1 + part)
     return value >> 1
 
 

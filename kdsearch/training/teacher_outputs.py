@@ -84,10 +84,9 @@ class Teacher:
         count = len(split)
         order = torch.arange(-(-count // FILL_BATCH) * FILL_BATCH, device=self._device) % count
         views = Views(self._dataset, split, augmentation, seed, self._device)
-        rows = []
         with torch.no_grad(), cached():
-            for images in views.batches(epoch, order, FILL_BATCH):
-                rows.append(self.logits(images).clamp(-LARGEST, LARGEST).to(torch.float16))
+            batches = views.batches(epoch, order, FILL_BATCH)
+            rows = [self.logits(images).clamp(-LARGEST, LARGEST).to(torch.float16) for images in batches]
         return torch.cat(rows)[:count].cpu().numpy()
 
 

@@ -15,7 +15,7 @@ PIECE_BYTES = 8 << 20
 
 
 class Views:
-    """Views of the images of ``split`` in any epoch, as ``network_data`` normalises them."""
+    """Views of the images of ``split`` in any epoch, normalised by the constants of ``dataset``."""
 
     def __init__(self, dataset: DataSet, split: Split, augmentation: str, seed: int, device: str) -> None:
         self._dataset, self._seed = dataset, seed
@@ -33,4 +33,4 @@ class Views:
             part = torch.index_select(self.images, 0, order[start : start + piece])
             if chosen is not None and self._augmentation is not None:
                 part = apply(self._augmentation, part, chosen[start : start + piece])
-            yield from self._dataset.normalise(part).split(size)
+            yield from torch.split(self._dataset.normalise(part), size)
