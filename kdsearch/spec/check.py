@@ -9,7 +9,7 @@ from typing import Any
 from pydantic import ValidationError
 
 from kdsearch.spec.base import FieldProblem
-from kdsearch.spec.explain import explained, meant
+from kdsearch.spec.explain import explained, meant, plain
 from kdsearch.spec.inherit import resolve_recipe, written_path
 from kdsearch.spec.options import for_epochs
 from kdsearch.spec.recipe import USER_CODE, Recipe
@@ -128,7 +128,8 @@ def _at(
             return ("baselines", baseline, *found[1:])
         return found
 
-    told = ", ".join(f"{name}={value}" for name, value in {**stratum.values, **probed}.items())
+    first = stratum.name == study.strata_list()[0].name
+    told = ", ".join(f"{name}={plain(value)}" for name, value in {**({} if first else stratum.values), **probed}.items())
     if baseline is not None:
         told = f"baseline {baseline}" + (f", {told}" if told else "")
     return _resolved(raw, written, document, allow_code=allow_code, context=f"with {told}" if told else None)

@@ -68,6 +68,7 @@ def _problem(detail: ErrorDetails, model: type[BaseModel]) -> tuple[Keys, str]:
     if kind == "extra_forbidden":
         owner = model_at(model, path[:-1])
         names = [field.alias or name for name, field in owner.model_fields.items()] if owner else []
+        names += ["count"] if path[-3:-2] == ("teachers",) else []
         return path, f"unknown key{meant(str(path[-1]), names)}"
     if kind == "missing":
         return path, "is missing"
@@ -95,7 +96,7 @@ def shown(value: Any) -> str:
         return f"a mapping with {', '.join(map(str, list(value)[:4]))}" if value else "an empty mapping"
     if isinstance(value, list | tuple):
         return f"a list of {len(value)}"
-    text = repr(value)
+    text = repr(plain(value))
     return text if len(text) <= 80 else text[:77] + "..."
 
 

@@ -50,6 +50,9 @@ class ParameterSpec(Frozen):
         if not isinstance(raw, dict):
             return raw
         choices = raw.get("choices")
+        if unknown := set(raw) - {field.alias or name for name, field in cls.model_fields.items()}:
+            close = meant(min(unknown), [field.alias or name for name, field in cls.model_fields.items()])
+            raise FieldProblem(f"unknown key{close}", min(unknown))
         if choices is None:
             if "low" not in raw or "high" not in raw:
                 raise FieldProblem("needs either choices, or low and high")
