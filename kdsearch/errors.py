@@ -10,6 +10,7 @@
     │   └── RunLocked            1  another driver works on this run
     ├── TrainingFailed           1  a training run cannot go on (its trial is FAIL)
     │   └── Diverged             1  the loss or the objective is not finite
+    ├── ExportError              1  an exported model that cannot be written, read, or does not agree with PyTorch
     ├── NothingEligible          4  nothing finished that the command could use
     ├── Interrupted            130  Ctrl-C
     └── Terminated             143  SIGTERM
@@ -74,6 +75,10 @@ class TrainingFailed(KDSearchError):
 
 class Diverged(TrainingFailed):
     """The loss or the objective is NaN or infinite."""
+
+
+class ExportError(KDSearchError):
+    """An exported model that cannot be written or read, or that does not agree with the network it was made from."""
 
 
 class NothingEligible(KDSearchError):
