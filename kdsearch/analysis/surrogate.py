@@ -1,0 +1,219 @@
+"""Surrogates of adaptive studies: what a model of the finished trials says, and how far it can be believed.
+
+A Gaussian process (Matérn 5/2, one length scale a parameter, on the declared scales) with the seeds' noise gives predictions and pairwise
+interactions; a random forest gives importances, which are shown only where its out-of-bag R² is good enough. All of it describes the
+trials that the search chose and the pruner let through: exploration, not claims.
+"""
+
+from __future__ import annotations
+
+import itertools
+import math
+import warnings
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import pandas as pd
+from sklearn.compose import ColumnTransformer
+from sklearn.ensemble import RandomForestRegressor
+from sklearn.exceptions import ConvergenceWarning
+from sklearn.gaussian_process import GaussianProcessRegressor
+from sklearn.gaussian_process.kernels import ConstantKernel, Kernel, Matern, WhiteKernel
+from sklearn.inspection import partial_dependence, permutation_importance
+from sklearn.model_selection import KFold
+from sklearn.pipeline import Pipeline
+from sklearn.preprocessing import OneHotEncoder
+
+from kdsearch.analysis.frame import StudyFrame
+from kdsearch.analysis.noise import percentile_interval, replicates
+from kdsearch.analysis.select import by_configuration
+
+FEWEST = 12
+"""Finished configurations below which no surrogate is made."""
+GOOD_ENOUGH = 0.3
+"""Out-of-bag R² from which importances are shown."""
+MOST = 300
+"""Configurations a Gaussian process is made from (it takes cubic time); of more, evenly many over the study's course."""
+PAIRS_AMONG = 4
+"""Parameters among which pairs are looked at: the strongest by the forest, and the two shown."""
+
+
+@dataclass(frozen=True)
+class Inputs:
+    """Finished configurations as numbers: ``X`` (n, parameters) in [0, 1] on the declared scales (absent: −0.5), ``y`` (n,) means,
+    ``noise`` (n,) variance of each mean or None where seeds say nothing, ``labels`` flags columns that have no order."""
+
+    names: tuple[str, ...]
+    X: np.ndarray
+    y: np.ndarray
+    noise: np.ndarray | None
+    labels: np.ndarray
+    configs: tuple[str, ...]
+
+
+def inputs(frame: StudyFrame) -> Inputs:
+    """The surrogate's inputs: parameters that vary among finished configurations."""
+    done = frame.configs.sort_values("number", kind="stable") if len(frame.configs) else frame.configs
+    names = [n for n in frame.axes if len(done) and done[f"p.{n}"].nunique(dropna=False) > 1]
+    columns = [np.nan_to_num(frame.axes[n].scaled([None if pd.isna(v) else v for v in done[f"p.{n}"]]), nan=-0.5) for n in names]
+    X = np.stack(columns, axis=1) if columns else np.empty((len(done), 0))
+    data = replicates(by_configuration(frame.finished))
+    noise = data.noise.sd**2 / done["n"].to_numpy(float) if data.noise.df > 0 and len(done) else None
+    labels = np.array([frame.axes[n].kind == "levels" and not frame.axes[n].ordered for n in names], dtype=bool)
+    return Inputs(tuple(names), X, done["mean"].to_numpy(float), noise, labels, tuple(done["config"]))
+
+
+def gaussian_process(data: Inputs, kernel: Kernel | None = None) -> Pipeline:
+    """A Gaussian process not yet fitted; ``kernel`` that was fitted before is kept as it is, else it is optimized.
+
+    Values are standardized by the process itself, and the seeds' noise with them; where no configuration has two seeds, the noise is
+    learned (WhiteKernel).
+    """
+    dimensions = sum(len(np.unique(data.X[:, j])) if flag else 1 for j, flag in enumerate(data.labels))
+    alpha: Any = 1e-8
+    if kernel is None:
+        kernel = ConstantKernel(1.0, (1e-2, 1e2)) * Matern(np.full(dimensions, 0.7), (0.05, 20.0), nu=2.5)
+        kernel += WhiteKernel(0.05, (1e-5, 1.0))
+        optimizer: str | None = "fmin_l_bfgs_b"
+    else:
+        optimizer = None
+    process = GaussianProcessRegressor(kernel, alpha=alpha, normalize_y=True, optimizer=optimizer)
+    codes = [sorted(np.unique(data.X[:, j])) for j in np.flatnonzero(data.labels)]
+    encode = ColumnTransformer([("labels", OneHotEncoder(categories=codes, sparse_output=False), np.flatnonzero(data.labels))], remainder="passthrough")
+    return Pipeline([("encode", encode), ("process", process)])
+
+
+def fit(model: Pipeline, data: Inputs, rows: np.ndarray | None = None) -> Pipeline:
+    """Fit on some rows (default all), with the noise of each mean as its variance where it is known."""
+    rows = np.arange(len(data.y)) if rows is None else rows
+    y = data.y[rows]
+    if data.noise is not None:
+        scale = float(np.std(y)) ** 2 or 1.0
+        model.named_steps["process"].alpha = np.maximum(data.noise[rows] / scale, 1e-8)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", ConvergenceWarning)
+        return model.fit(data.X[rows], y)
+
+
+def thinned(data: Inputs, most: int = MOST) -> Inputs:
+    """At most ``most`` configurations, evenly over the study's course."""
+    if len(data.y) <= most:
+        return data
+    rows = np.linspace(0, len(data.y) - 1, most).astype(int)
+    noise = data.noise[rows] if data.noise is not None else None
+    return Inputs(data.names, data.X[rows], data.y[rows], noise, data.labels, tuple(data.configs[i] for i in rows))
+
+
+@dataclass(frozen=True)
+class Predicted:
+    """Cross-validated predictions: ``table`` (``config, observed, predicted, sd``) and R² (can be negative: worse than the mean)."""
+
+    table: pd.DataFrame
+    r2: float
+
+
+def cross_validated(data: Inputs, *, folds: int = 5, seed: int = 0) -> Predicted | None:
+    """Predicted against observed of configurations that the process did not see; None below :data:`FEWEST` configurations.
+
+    The kernel is fitted once on all; within the folds only the data change.
+    """
+    data = thinned(data)
+    if len(data.y) < FEWEST or not data.names or np.ptp(data.y) == 0:
+        return None
+    kernel = fit(gaussian_process(data), data).named_steps["process"].kernel_
+    predicted, spread = np.empty(len(data.y)), np.empty(len(data.y))
+    for train, test in KFold(folds, shuffle=True, random_state=seed).split(data.X):
+        model = fit(gaussian_process(data, kernel), data, train)
+        predicted[test], spread[test] = model.predict(data.X[test], return_std=True)
+    r2 = 1 - float(((data.y - predicted) ** 2).sum() / ((data.y - data.y.mean()) ** 2).sum())
+    table = pd.DataFrame({"config": data.configs, "observed": data.y, "predicted": predicted, "sd": spread})
+    return Predicted(table, r2)
+
+
+@dataclass(frozen=True)
+class Importances:
+    """Permutation importances of a random forest as shares: ``table`` (``effect, share, low, high``), out-of-bag R², and whether it is
+    good enough to show them."""
+
+    table: pd.DataFrame
+    r2: float
+
+    @property
+    def shown(self) -> bool:
+        return self.r2 >= GOOD_ENOUGH
+
+
+def importances(data: Inputs, *, trees: int = 150, draws: int = 12, seed: int = 0) -> Importances | None:
+    """Share of each parameter in the forest's permutation importance, with an interval from forests on resampled configurations.
+
+    None below :data:`FEWEST` configurations. Shares are of the sum of importances, so they say nothing of noise; R² does.
+    """
+    if len(data.y) < FEWEST or not data.names:
+        return None
+    forest = RandomForestRegressor(trees, min_samples_leaf=2, oob_score=True, random_state=seed).fit(data.X, data.y)
+    point = _forest_shares(forest, data.X, data.y, seed)
+    rng = np.random.default_rng(seed)
+    again = []
+    for draw in range(draws):
+        rows = rng.integers(0, len(data.y), len(data.y))
+        small = RandomForestRegressor(40, min_samples_leaf=2, random_state=draw).fit(data.X[rows], data.y[rows])
+        again.append(_forest_shares(small, data.X, data.y, draw))
+    low, high = np.quantile(np.array(again), [0.025, 0.975], axis=0)
+    table = pd.DataFrame({"effect": data.names, "share": point, "low": np.minimum(low, point), "high": np.maximum(high, point)})
+    table = table.sort_values("share", ascending=False, kind="stable").reset_index(drop=True)
+    return Importances(table, float(forest.oob_score_))
+
+
+def _forest_shares(forest: RandomForestRegressor, X: np.ndarray, y: np.ndarray, seed: int) -> np.ndarray:
+    found = np.maximum(permutation_importance(forest, X, y, n_repeats=3, random_state=seed).importances_mean, 0.0)
+    return found / found.sum() if found.sum() > 0 else found
+
+
+def h_statistic(model: Any, X: np.ndarray, first: int, second: int, *, points: int = 6) -> float:
+    """Friedman & Popescu's (2008, eq. 44) H: the share of a pair's joint effect that is not the sum of its two single ones, in [0, 1].
+
+    From scikit-learn's ``partial_dependence`` on a grid of at most ``points`` values a parameter, weighted equally. H, not H².
+    """
+    grids = {j: _grid(X[:, j], points) for j in (first, second)}
+
+    def dependence(*features: int) -> np.ndarray:
+        custom = {j: grids[j] for j in features}
+        found = partial_dependence(model, X, list(features), custom_values=custom, kind="average", method="brute")["average"][0]
+        return np.asarray(found - found.mean())
+
+    joint = dependence(first, second)
+    rest = joint - dependence(first)[:, None] - dependence(second)[None, :]
+    total = float((joint**2).sum())
+    return math.sqrt(min(float((rest**2).sum()) / total, 1.0)) if total > 0 else 0.0
+
+
+def _grid(column: np.ndarray, points: int) -> np.ndarray:
+    values = np.unique(column)
+    return values if len(values) <= points else np.quantile(column, np.linspace(0.05, 0.95, points))
+
+
+def interactions(data: Inputs, first: list[str], *, draws: int = 12, seed: int = 0, background: int = 60) -> pd.DataFrame:
+    """H-statistic of pairs among the parameters named first (at most :data:`PAIRS_AMONG`): ``effect, h, low, high``.
+
+    The model is the Gaussian process; the bootstrap refits it on resampled configurations with its kernel kept. Empty below
+    :data:`FEWEST` configurations.
+    """
+    data = thinned(data)
+    kept = [n for n in first if n in data.names][:PAIRS_AMONG]
+    if len(data.y) < FEWEST or len(kept) < 2 or np.ptp(data.y) == 0:
+        return pd.DataFrame(columns=["effect", "h", "low", "high"])
+    rng = np.random.default_rng(seed)
+    model = fit(gaussian_process(data), data)
+    kernel = model.named_steps["process"].kernel_
+    sample = data.X[rng.permutation(len(data.y))[:background]]
+    pairs = [(data.names.index(a), data.names.index(b)) for a, b in itertools.combinations(kept, 2)]
+    point = [h_statistic(model, sample, a, b) for a, b in pairs]
+    again = []
+    for _ in range(draws):
+        rows = np.unique(rng.integers(0, len(data.y), len(data.y)))  # a point twice would count as exact to the process
+        refitted = fit(gaussian_process(data, kernel), data, rows)
+        again.append([h_statistic(refitted, sample, a, b, points=4) for a, b in pairs])
+    bounds = [percentile_interval(np.array(again)[:, i]) for i in range(len(pairs))]
+    names = [f"{data.names[a]} × {data.names[b]}" for a, b in pairs]
+    return pd.DataFrame({"effect": names, "h": point, "low": [b[0] for b in bounds], "high": [b[1] for b in bounds]})
