@@ -197,7 +197,7 @@ def _inline_space(document: Document, folder: Path) -> None:
 
 def _find_space(name: str, folder: Path, document: Document, at: Keys) -> Path:
     for candidate in (folder / name, folder / f"{name}.yaml", folder / "search_spaces" / f"{name}.yaml", Path(name)):
-        if candidate.is_file():
+        if candidate.is_file() and candidate.resolve() != Path(document.file).resolve():  # a study may bear its space's name
             return candidate
     known = bundled.space_path(name)
     if known is None:

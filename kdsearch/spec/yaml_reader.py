@@ -46,6 +46,12 @@ class _Dumper(yaml.SafeDumper):
         return True
 
 
+def _text(dumper: yaml.SafeDumper, value: str) -> yaml.ScalarNode:
+    quoted = any(letter in value for letter in "\x85\u2028\u2029\ufeff\r")  # line breaks that PyYAML writes but reads as spaces
+    return dumper.represent_scalar(_TAG + "str", value, style='"' if quoted else None)
+
+
+_Dumper.add_representer(str, _text)
 _Loader.yaml_implicit_resolvers = {}
 _Dumper.yaml_implicit_resolvers = {first: list(known) for first, known in yaml.SafeDumper.yaml_implicit_resolvers.items()}
 for _name, _pattern, _first in _SCALARS:
