@@ -101,7 +101,7 @@ def _copysign() -> Callable[..., Any]:
 
     def copysign(x: Any, y: Any) -> Any:
         size = op.Abs(x)
-        return op.Where(op.Less(y, op.CastLike(0.0, y)), op.Neg(size), size)
+        return op.Where(op.Less(y, op.Constant(value_float=0.0)), op.Neg(size), size)
 
     return copysign
 

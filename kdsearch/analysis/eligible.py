@@ -1,0 +1,44 @@
+"""What may be chosen: configurations that keep the study's constraints; of two objectives, those that no other beats in both."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from kdsearch.analysis.select import Choice, best, pareto
+
+if TYPE_CHECKING:
+    from kdsearch.record.trials import TrialRow
+    from kdsearch.spec.study import Study
+
+ALL = 1_000_000
+
+
+def keeps_constraints(row: TrialRow, study: Study) -> bool:
+    """Whether every finished seed keeps every constraint. A metric that was not measured keeps none."""
+    if not study.constraints:
+        return True
+    measured = list(row.metrics.values())
+    return bool(measured) and all(
+        constraint.metric in metrics and constraint.excess(float(metrics[constraint.metric])) <= 0
+        for constraint in study.constraints
+        for metrics in measured
+    )
+
+
+def eligible_rows(rows: Sequence[TrialRow], study: Study) -> list[TrialRow]:
+    """Every row but those of the search that break a constraint."""
+    return [row for row in rows if row.role != "search" or keeps_constraints(row, study)]
+
+
+def search_choices(rows: Sequence[TrialRow], study: Study, stratum: str, top: int) -> list[Choice]:
+    """The ``top`` best of the search that keep the constraints, best first; with two objectives the whole Pareto front."""
+    found = best(eligible_rows(rows, study), study, stratum, ALL, confirmed=False)
+    if len(study.objectives()) < 2 or not found:
+        return found[:top]
+    first, second = study.objectives()[:2]
+    cost = np.array([choice.metrics.get(second.metric, np.nan) for choice in found])
+    front = pareto(cost if second.direction == "minimize" else -cost, np.array([c.mean for c in found]), first.direction == "maximize")
+    return [choice for choice, keeps in zip(found, front, strict=True) if keeps]
