@@ -2,8 +2,7 @@
 
 What makes trials of a fraction of a second worth while (figures in tests/benchmarks):
 
-- actors are reused (``reset_config``), so torch, data and tables stay loaded; worker processes are warmed before the first trial,
-  all together, since Tune would otherwise give every short trial to whichever actor came up first;
+- actors are reused (``reset_config``), so torch, data and tables stay loaded; they start their first trials together (:class:`_Gate`);
 - nothing is logged, synchronised or saved by Tune: no logger callbacks, no checkpoints, no experiment snapshots;
 - a trial is asked for only when a worker is free for it, so the sampler knows every result there is, and one worker sees the same
   sequence as a run without Ray.
@@ -11,11 +10,13 @@ What makes trials of a fraction of a second worth while (figures in tests/benchm
 
 from __future__ import annotations
 
+import asyncio
 import contextlib
 import os
 import shutil
 import tempfile
 import time
+import uuid
 from collections.abc import Callable
 from pathlib import Path
 from types import TracebackType
@@ -57,15 +58,44 @@ if TYPE_CHECKING:
     from kdsearch.spec.study import Study
 
 _EVENT = "event"
+_GATE_SECONDS = 10.0
+
+
+class _Gate:
+    """Where actors wait for each other before their first trial.
+
+    A process takes seconds to load torch. A trial that ends before another trial's actor is up makes Tune take that trial to the
+    free actor and drop the one that is coming up; with short trials, again and again, so that all run on one actor.
+    """
+
+    def __init__(self, expected: int) -> None:
+        self._missing = expected
+        self._open = asyncio.Event()
+
+    async def arrive(self) -> None:
+        """Wait until as many as are expected have come; at most ten seconds, since a cluster may have less room than it said."""
+        self._missing -= 1
+        if self._missing <= 0:
+            self._open.set()
+        with contextlib.suppress(TimeoutError):
+            await asyncio.wait_for(self._open.wait(), _GATE_SECONDS)
+        self._open.set()
 
 
 class _Trainable(tune.Trainable):  # type: ignore[misc]
     """A worker's actor: one step is one epoch. It outlives its trial and takes the next one."""
 
     _worker: Worker | None = None
+    _passed = False
 
     def setup(self, config: dict[str, Any]) -> None:
-        self._worker = Worker(config["work"])
+        work: Work = config["work"]
+        if self._worker is None and not self._passed:
+            self._passed = True
+            with contextlib.suppress(Exception):  # a gate that is gone holds nobody
+                session_factory(work.session)
+                ray.get(ray.get_actor(config["gate"]).arrive.remote())
+        self._worker = Worker(work)
 
     def reset_config(self, new_config: dict[str, Any]) -> bool:
         self.cleanup()
@@ -85,9 +115,9 @@ class _Trainable(tune.Trainable):  # type: ignore[misc]
 class _Searcher(Searcher):  # type: ignore[misc]
     """Gives Tune what the ledger hands out. What happens to a trial goes through the scheduler, which sees every result."""
 
-    def __init__(self, ledger: Ledger, work_of: Callable[[Assignment], Work], room: Callable[[], int], most: int) -> None:
+    def __init__(self, ledger: Ledger, config_of: Callable[[Assignment], dict[str, Any]], room: Callable[[], int], most: int) -> None:
         super().__init__()
-        self._ledger, self._work_of, self._room, self._left = ledger, work_of, room, most
+        self._ledger, self._config_of, self._room, self._left = ledger, config_of, room, most
         self.assignment: dict[str, str] = {}
         """Tune's trial → the assignment that runs in it."""
         self.exhausted = False
@@ -104,7 +134,7 @@ class _Searcher(Searcher):  # type: ignore[misc]
             return str(Searcher.FINISHED)
         self._left -= 1
         self.assignment[trial_id] = given.id
-        return {"work": self._work_of(given)}
+        return self._config_of(given)
 
     def on_trial_complete(self, trial_id: str, result: dict[str, Any] | None = None, error: bool = False) -> None:
         id = self.assignment.pop(trial_id, None)
@@ -259,9 +289,10 @@ class RayBackend:
 
     def _segment(self, ledger: Ledger, work_of: Callable[[Assignment], Work], progress: Progress) -> bool:
         room = self.room()
-        self._warm(room)
+        gate = f"kdsearch-gate-{uuid.uuid4().hex}"
+        keeper = ray.remote(num_cpus=0)(_Gate).options(name=gate).remote(room)  # lives as long as this reference
         os.environ["TUNE_MAX_PENDING_TRIALS_PG"] = str(room)
-        searcher = _Searcher(ledger, work_of, self.room, self._options.segment)
+        searcher = _Searcher(ledger, lambda given: {"work": work_of(given), "gate": gate}, self.room, self._options.segment)
         tuner = tune.Tuner(
             tune.with_resources(_Trainable, {"cpu": self._cpu, "gpu": self._gpu}),
             tune_config=tune.TuneConfig(
@@ -286,19 +317,10 @@ class RayBackend:
             tuner.fit()
         except _Left:
             self._stop.check()
+        ray.kill(keeper)
         assert self._folder is not None
         shutil.rmtree(Path(self._folder) / "run", ignore_errors=True)
         return searcher.exhausted
-
-    def _warm(self, room: int) -> None:
-        """Let as many worker processes as there is room for load what training needs, so that actors start at once."""
-        warm = ray.remote(num_cpus=self._cpu, num_gpus=self._gpu)(_load)
-        with contextlib.suppress(ray.exceptions.RayError):
-            tasks = [warm.remote(self._options.session) for _ in range(min(room, 64))]
-            left = tasks
-            while left:
-                _, left = ray.wait(left, num_returns=len(left), timeout=0.5)
-                self._stop.check()
 
 
 def _train(work: Work) -> Any:
@@ -311,10 +333,3 @@ def _train(work: Work) -> Any:
                 return
     finally:
         worker.close()
-
-
-def _load(session: str) -> None:
-    import ray.tune  # noqa: F401
-
-    session_factory(session)
-    time.sleep(0.05)  # keeps this process from taking a second such task while others are still coming up
