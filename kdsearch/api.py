@@ -19,6 +19,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from kdsearch.errors import NothingEligible, UsageError
+from kdsearch.spec.smoke import smoke as scaled_down
 from kdsearch.spec.study import Study as StudySpec
 from kdsearch.spec.study import load_study
 
@@ -40,6 +41,7 @@ class Study:
         store: folder of trained networks, shared by studies; default: see :meth:`kdsearch.record.store.Store.default`.
         storage: URL of a database in place of the run's journal file.
         allow_code: whether the study may name code of yours as ``package.module:function``.
+        smoke: scale the study down until it ends in seconds, see :func:`kdsearch.spec.smoke.smoke`.
 
     Raises:
         SpecError: the study is not valid; the message names file, line, key, value and what is allowed.
@@ -54,10 +56,12 @@ class Study:
         store: str | Path | None = None,
         storage: str | None = None,
         allow_code: bool = False,
+        smoke: bool = False,
     ) -> None:
-        self.spec: StudySpec = load_study(source, overrides, allow_code=allow_code)
+        loaded = load_study(source, overrides, allow_code=allow_code)
+        self.spec: StudySpec = scaled_down(loaded) if smoke else loaded
         given = Path(source)
-        self.folder = given if given.is_dir() else Path(output) / self.spec.name
+        self.folder = given if given.is_dir() and self.spec is loaded else Path(output) / self.spec.name
         self._store, self._storage = store, storage
 
     @property

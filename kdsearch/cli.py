@@ -111,6 +111,10 @@ def run(
     storage: StorageOpt = None,
     sets: Sets = None,
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Print the plan and stop.")] = False,
+    smoke: Annotated[
+        bool,
+        typer.Option("--smoke", help="Scale it down to seconds (digits, narrow ResNet8s, 2 epochs, 4 trials or cells), as NAME-smoke."),
+    ] = False,
     allow_code: AllowCode = False,
     json_out: Json = False,
     quiet: Quiet = False,
@@ -122,12 +126,13 @@ def run(
       kdsearch run quickstart
       kdsearch run my_study.yaml --workers 4 --set budget.trials=100
       kdsearch run my_study.yaml --dry-run
+      kdsearch run shin2019_fig1_cifar10 --smoke --inline
 
     Running the same command again goes on where the last one stopped. Exit codes: 0 done, 1 failed, 2 invalid, 3 done with
     failed trials, 130 interrupted, 143 terminated.
     """
     changes = list(sets or ()) + ([f"budget.trials={trials}"] if trials is not None else [])
-    job = _study(study, changes, output, store=store, storage=storage, allow_code=allow_code)
+    job = _study(study, changes, output, store=store, storage=storage, allow_code=allow_code, smoke=smoke)
     for warning in job.spec.warnings():
         _say(f"warning: {warning}")
     if dry_run:

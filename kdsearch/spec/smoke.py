@@ -86,7 +86,50 @@ class _Scaler:
                 return tree
             kept = {key: value for key, value in tree.items() if key not in ("root", "image_size", "streamed", "workers", "validation")}
             shares = {"validation": 0.2, "train_fraction": 0.5} if "name" in tree or not tree else {}
-            return {**shares, **self._parts(kept, name=self._words(DATA_SETS, "digits"), augment=words)}
+            shifted = self._words(("crop", "crop_flip"), "shift")  # by 4 is half of a digit
+            return {**shares, **self._parts(kept, name=self._words(DATA_SETS, "digits"), augment=shifted)}
+
+        return self._mapping(data, scale)
+
+    def model(self, model: Any) -> Any:
+        def scale(tree: dict[str, Any]) -> dict[str, Any]:
+            architecture = tree.get("architecture", "resnet20")
+            if isinstance(architecture, str) and ":" in architecture:
+                return tree
+            full = self._with({"architecture": "resnet20", "width": 1.0}, tree)
+            words = self._words(CIFAR_RESNETS + IMAGENET_RESNETS, "resnet8")
+            return self._parts(full, architecture=words, width=self._numbers(lambda value: min(value * NARROWER, WIDEST)))
+
+        return self._mapping(model, scale)
+
+    def optim(self, optim: Any) -> Any:
+        def scale(tree: dict[str, Any]) -> dict[str, Any]:
+            epochs, batch = self._numbers(lambda value: min(value, EPOCHS)), self._numbers(lambda value: BATCH)
+            scaled = self._parts(tree, epochs=epochs, batch_size=batch, dtype=self._words(("bfloat16",), "float32"))
+            return self._with({"epochs": EPOCHS, "batch_size": BATCH}, scaled)
+
+        return self._mapping(optim, scale)
+
+    def distill(self, distill: Any) -> Any:
+        def cotrain(tree: dict[str, Any]) -> dict[str, Any]:
+            return self._parts(self._with({"model": {}}, tree), model=self.model, init=self.child)
+
+        def joint(tree: Any) -> Any:
+            return self._mapping(tree, cotrain)
+
+        def scale(tree: dict[str, Any]) -> dict[str, Any]:
+            return self._parts(tree, teachers=self._listed(self.child), cotrain=joint, hints=self._listed(self.hint))
+
+        return self._mapping(distill, scale)
+
+    def hint(self, hint: Any) -> Any:
+        return self._mapping(hint, lambda tree: self._parts(tree, student=self._leaf(_layer), teacher=self._leaf(_layer)))
+
+    def _with(self, defaults: dict[str, Any], tree: dict[str, Any]) -> dict[str, Any]:
+        return tree if self._partial else {**defaults, **tree}
+
+    def _parts(self, tree: dict[str, Any], **scales: Scale) -> dict[str, Any]:
+        return {key: scales[key](value) if key in scales else value for key, value in tree.items()}
 
     def _mapping(self, tree: Any, scale: Callable[[dict[str, Any]], dict[str, Any]]) -> Any:
         return self._at(tree, lambda value: scale(value) if isinstance(value, dict) else value)
