@@ -31,6 +31,7 @@ class Levels:
     ordered: bool
     edges: tuple[float, ...] = ()
     column: str = ""
+    title: str = ""
 
     @property
     def binned(self) -> bool:
@@ -83,7 +84,13 @@ def _levels(axis: Axis, labels: Sequence[str], numbers: Sequence[float], log: bo
     if absent:
         labels, numbers = [*labels, ABSENT], [*numbers, math.nan]
     log = log or _geometric(numbers)
-    return Levels(axis.name, tuple(labels), tuple(numbers), log, axis.ordered, tuple(edges), axis.column)
+    return Levels(axis.name, tuple(labels), tuple(numbers), log, axis.ordered, tuple(edges), axis.column, _title(axis))
+
+
+def _title(axis: Axis) -> str:
+    """The parameter's title as the study gives it, with its unit; empty where it gives none."""
+    title = axis.title or (axis.name.replace("_", " ") if axis.unit else "")
+    return f"{title} ({axis.unit})" if axis.unit else title
 
 
 def _geometric(numbers: Sequence[float]) -> bool:

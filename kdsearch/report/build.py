@@ -6,6 +6,7 @@ import datetime
 import os
 import time
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, replace
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -14,16 +15,20 @@ import plotly.graph_objects as go
 
 from kdsearch.analysis.cells import cells
 from kdsearch.analysis.frame import StudyFrame, study_frame
+from kdsearch.analysis.panels import differences, panels_of_frames
+from kdsearch.analysis.summary import panel_sentences
 from kdsearch.errors import UsageError
 from kdsearch.report.figures.heatmap import draw_heatmap
 from kdsearch.report.page import Section, page
-from kdsearch.report.sections import axes_of, figures_of, slug
-from kdsearch.report.style import Figure, words
+from kdsearch.report.comparison import panel_figures
+from kdsearch.report.images import write_images
+from kdsearch.report.sections import axes_of, draw_stratum
+from kdsearch.report.style import Figure, slug, words
 from kdsearch.report.trials_table import trials_data
 
 if TYPE_CHECKING:
     from kdsearch.record.trials import TrialRow
-    from kdsearch.spec.study import Study
+    from kdsearch.spec.study import Stratum, Study
 
 WATCH_SECONDS = 10.0
 """How often a watched run is read again."""
@@ -52,45 +57,100 @@ def write_report(
     """
     if not studies:
         raise UsageError("no study to report on; name at least one")
-    sections, figures = _sections(studies, x, y, panel)
+    made = _sections(studies, x, y, panel)
     titles = [study.title or study.name for study, _ in studies]
     title = titles[0] if len(titles) == 1 else " | ".join(titles)
     lead = (studies[0][0].description or "") if len(studies) == 1 else ""
-    text = page(title, lead, (), sections, trials_data(studies), _footer())
     folder = out / "figures"
     folder.mkdir(parents=True, exist_ok=True)
-    for figure in figures:
+    for figure in made.figures:
         _replace(folder / f"{figure.slug}.csv", figure.table.to_csv(index=False))
+    stills = write_images(made.figures, folder) if images else "Static images (PNG, SVG, PDF) are written when the run is over."
+    text = page(title, lead, made.summary, made.sections, trials_data(studies), f"{_footer()} {stills}")
     _replace(out / "report.html", text)
     return out / "report.html"
 
 
-def _sections(
-    studies: Sequence[tuple[Study, list[TrialRow]]], x: str | None, y: str | None, panel: str | None
-) -> tuple[list[Section], list[Figure]]:
-    sections, figures = [], []
-    for study, rows in studies:
-        several = len(studies) > 1
-        frames = [study_frame(study, rows, stratum.name) for stratum in study.strata_list()]
+@dataclass(frozen=True)
+class _Made:
+    sections: list[Section]
+    figures: list[Figure]
+    summary: list[str]
+
+
+def _sections(studies: Sequence[tuple[Study, list[TrialRow]]], x: str | None, y: str | None, panel: str | None) -> _Made:
+    several = len(studies) > 1
+    framed = [(study, [(s, study_frame(study, rows, s.name)) for s in study.strata_list()]) for study, rows in studies]
+    known = list(dict.fromkeys(name for _, frames in framed for _, frame in frames for name in frame.axes))
+    for name in (x, y, panel):
+        if name is not None and name not in known:
+            raise UsageError(f"no parameter {name!r} to show; searched are: {', '.join(known) or 'none'}")
+    sections, figures, overall = [], [], []
+    compared, sentences = _compared(framed, x, y)
+    if compared:
+        sections.append(Section("Side by side", "side-by-side", figures=compared))
+        figures += compared
+        overall += sentences
+    for (study, frames), (_, rows) in zip(framed, studies, strict=True):
         parts = []
-        for frame, stratum in zip(frames, study.strata_list(), strict=True):
-            prefix = slug(study.name if several else "", stratum.slug if stratum.name else "")
-            prefix = "" if prefix == "study" else prefix
-            drawn = figures_of(frame, *axes_of(frame, x, y), prefix)
-            figures += drawn
-            anchor = slug(study.name, stratum.slug)
-            parts.append(Section(stratum.name or "Figures", anchor, facts=_facts(frame), figures=drawn))
-        heading = Section(
-            study.title or study.name,
-            slug("study", study.name),
-            lead=(study.description or "") if several else "",
-            warnings=_warnings(study, rows),
-            parts=parts if len(parts) > 1 else (),
-            facts=parts[0].facts if len(parts) == 1 else "",
-            figures=parts[0].figures if len(parts) == 1 else (),
-        )
-        sections.append(heading)
-    return sections, figures
+        for stratum, frame in frames:
+            prefix = "-".join(p for p in (slug(study.name) if several else "", stratum.slug if stratum.name else "") if p)
+            mine = {name: name if name in frame.axes else None for name in (x, y) if name is not None}
+            drawn = draw_stratum(frame, *axes_of(frame, mine.get(x or ""), mine.get(y or "")), _panel(frame, panel), prefix)
+            figures += drawn.figures
+            title = stratum.name or (study.title or study.name if several else "Figures")
+            anchor = slug("part", study.name, stratum.slug if stratum.name else "")
+            parts.append(Section(title, anchor, facts=_facts(frame), summary=drawn.summary, figures=drawn.figures))
+        warnings = _warnings(study, rows)
+        if len(parts) == 1:
+            lead = (study.description or "") if several else ""
+            alone = replace(parts[0], warnings=warnings, lead=lead)
+            if not several:  # a single part: its summary is the page's
+                overall += parts[0].summary
+                alone = replace(alone, summary=())
+            sections.append(alone)
+        elif several:
+            head = Section(study.title or study.name, slug("study", study.name), lead=study.description or "", warnings=warnings, parts=parts)
+            sections.append(head)
+        else:
+            overall += [f"{part.title}: {part.summary[0]}" for part in parts if part.summary]
+            parts[0] = replace(parts[0], warnings=warnings)
+            sections += parts
+    return _Made(sections, figures, overall)
+
+
+def _compared(framed: Sequence[tuple[Study, list[tuple[Stratum, StudyFrame]]]], x: str | None, y: str | None) -> tuple[list[Figure], list[str]]:
+    """Studies, or a single study's strata, side by side: figures, and a sentence for each difference of studies."""
+    several = len(framed) > 1
+    frames = [
+        (" ".join(p for p in ((study.title or study.name) if several else "", stratum.name) if p), frame)
+        for study, strata in framed
+        for stratum, frame in strata
+    ]
+    if len(frames) < 2 or len({frame.metric for _, frame in frames}) > 1:
+        return [], []
+    shown = next((pair for _, frame in frames if None not in (pair := _usable_axes(frame, x, y))), (None, None))
+    if shown[0] is None or shown[1] is None:
+        return [], []
+    panels = panels_of_frames(frames, shown[0], shown[1])
+    said = words(frames[0][1].metric)
+    exploration = any(p.cells.exploration for p in panels)
+    found = panel_figures(panels, said, "all", to_first=False, exploration=exploration, compare=several)
+    told = several and not exploration and len(panels) > 1
+    return found, panel_sentences(differences(panels, to_first=False), said.difference_unit) if told else []
+
+
+def _usable_axes(frame: StudyFrame, x: str | None, y: str | None) -> tuple[str | None, str | None]:
+    if any(name is not None and name not in frame.axes for name in (x, y)):
+        return None, None
+    return axes_of(frame, x, y)
+
+
+def _panel(frame: StudyFrame, panel: str | None) -> str | None:
+    """The parameter that gets a panel per value: as asked, else a schedule or method where the study searches one."""
+    if panel is not None:
+        return panel if panel in frame.axes else None
+    return next((name for name in frame.axes if name.lower() in ("schedule", "method", "system")), None)
 
 
 def _facts(frame: StudyFrame) -> str:

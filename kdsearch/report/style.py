@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import html
 import math
+import re
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any
@@ -13,6 +14,8 @@ import plotly.graph_objects as go
 
 FONT = "Inter, 'Helvetica Neue', Helvetica, Arial, 'Liberation Sans', sans-serif"
 INK, MUTED, GRID = "#1b1f24", "#6b7280", "#e3e6ea"
+MARK = "#14181d"
+"""Marks and text on a heatmap's light cells: the same in dark mode, where the ink of everything else turns light."""
 ACCENT, PRUNED = "#2f6db3", "#c2571a"
 
 DIVERGING = [[0.0, "#8f3d06"], [0.25, "#dd8f4b"], [0.5, "#f6f4f0"], [0.75, "#79acd6"], [1.0, "#144f8a"]]
@@ -77,14 +80,14 @@ def words(metric: str) -> Words:
     return _METRICS.get(metric, Words(plain(metric.replace("_", " ").capitalize()), "", ""))
 
 
-def parameter_words(name: str) -> str:
-    """A parameter's name as an axis title, escaped for plotly."""
-    return _PARAMETERS.get(name.lower(), plain(name.replace("_", " ")))
+def parameter_words(name: str, title: str = "") -> str:
+    """A parameter's axis title, escaped for plotly: as the study says (``title``), else a known name's words, else the name."""
+    return plain(title) if title else _PARAMETERS.get(name.lower(), plain(name.replace("_", " ")))
 
 
-def short_words(name: str) -> str:
-    """A parameter's name within a sentence, without its unit, escaped for plotly."""
-    return parameter_words(name).replace(" (× base)", "")
+def short_words(name: str, title: str = "") -> str:
+    """A parameter within a sentence, without its unit, escaped for plotly."""
+    return parameter_words(name, title).split(" (")[0]
 
 
 def baseline_words(name: str) -> str:
@@ -96,6 +99,21 @@ def baseline_words(name: str) -> str:
 def plain(text: object) -> str:
     """Text of a study file made harmless for plotly, which reads a subset of HTML in every label."""
     return html.escape(str(text), quote=False)
+
+
+def unescaped(text: str) -> str:
+    """Words that were escaped for plotly, as plain text: the page escapes titles and captions itself."""
+    return html.unescape(text)
+
+
+def capital(text: str) -> str:
+    """The first letter large."""
+    return text[:1].upper() + text[1:]
+
+
+def slug(*parts: str) -> str:
+    """A file name from texts: letters, digits and dashes."""
+    return re.sub(r"[^A-Za-z0-9]+", "-", "-".join(p for p in parts if p)).strip("-").lower() or "study"
 
 
 def decimals(spreads: Sequence[float], fallback: int = 2) -> int:
@@ -152,6 +170,7 @@ def styled(figure: go.Figure, height: int, **layout: Any) -> go.Figure:
         hoverlabel={"font": {"family": FONT, "size": 12}, "align": "left"},
         legend={"orientation": "h", "x": 0, "xanchor": "left", "y": 1.02, "yanchor": "bottom", "title": {"side": "left"}},
         hovermode="closest",
+        modebar={"bgcolor": "rgba(0,0,0,0)", "color": MUTED, "activecolor": ACCENT},
     )
     axis = {
         "showline": True,

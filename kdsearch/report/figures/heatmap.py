@@ -6,6 +6,7 @@ Cells are evenly spaced and ordered; nothing is interpolated. What was not run i
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
@@ -18,6 +19,7 @@ from kdsearch.analysis.levels import Levels
 from kdsearch.report.style import (
     DIVERGING,
     INK,
+    MARK,
     MUTED,
     PRUNED,
     SEQUENTIAL,
@@ -55,8 +57,8 @@ def draw_heatmap(cells: Cells, words: Words, *, limit: float | None = None) -> g
     legend = _legend(figure, cells)
     height = CELL_HEIGHT * len(cells.y.labels) + 118 + 34 * legend
     styled(figure, height, margin={"l": 80, "r": 16, "t": 12 + 34 * legend, "b": 64}, barmode="overlay")
-    _level_axis(figure, "x", cells.x)
-    _level_axis(figure, "y", cells.y)
+    level_axis(figure, "x", cells.x)
+    level_axis(figure, "y", cells.y)
     return figure
 
 
@@ -75,10 +77,14 @@ def add_heatmap(
     row: int | None = None,
     col: int | None = None,
     coloraxis: str | None = None,
+    compared: bool | None = None,
 ) -> None:
-    """Add the traces of one heatmap to a figure (a subplot where ``row`` and ``col`` are given)."""
+    """Add the traces of one heatmap to a figure (a subplot where ``row`` and ``col`` are given).
+
+    ``compared`` says whether colour is the difference to the baseline; default: where there is one.
+    """
     place: dict[str, Any] = {"row": row, "col": col} if row is not None else {}
-    has_baseline = bool(cells.table["diff"].notna().any())
+    has_baseline = bool(cells.table["diff"].notna().any()) if compared is None else compared
     z = cells.matrix("diff" if has_baseline else "mean")
     digits = decimals(cells.table["half"].tolist())
     text, hover = _texts(cells, words, digits)
@@ -96,9 +102,6 @@ def add_heatmap(
             x=list(range(len(cells.x.labels))),
             y=list(range(len(cells.y.labels))),
             z=z,
-            text=text,
-            texttemplate="%{text}",
-            textfont={"size": 12},
             customdata=hover,
             hovertemplate="%{customdata}<extra></extra>",
             xgap=2,
@@ -111,12 +114,45 @@ def add_heatmap(
     )
     for trace in _marks(cells):
         figure.add_trace(trace, **place)
+    span = (bound if has_baseline else 0.5 * (np.nanmax(z) - np.nanmin(z)) or 1.0) if np.isfinite(z).any() else 1.0
+    middle = 0.0 if has_baseline else 0.5 * (np.nanmax(z) + np.nanmin(z)) if np.isfinite(z).any() else 0.0
+    written = [(a, b, text[b][a], (z[b][a] - middle) / span) for b in range(len(z)) for a in range(len(z[0])) if text[b][a]]
+    add_text(figure, written, DIVERGING if has_baseline else SEQUENTIAL, row=row, col=col)
 
 
-def colour_bar(cells: Cells, words: Words) -> dict[str, Any]:
+def add_text(
+    figure: go.Figure, texts: Sequence[tuple[int, int, str, float]], scale: list[list[Any]], row: int | None = None, col: int | None = None
+) -> None:
+    """Write texts ``(x, y, text, where its cell's colour lies from −1 to 1)`` in black or white, whichever reads on that colour."""
+    place: dict[str, Any] = {"row": row, "col": col} if row is not None else {}
+    for dark in (False, True):
+        mine = [t for t in texts if (_luminance(scale, t[3]) < 0.38) == dark]
+        if mine:
+            trace = go.Scatter(
+                x=[t[0] for t in mine],
+                y=[t[1] for t in mine],
+                text=[t[2] for t in mine],
+                mode="text",
+                textfont={"size": 12, "color": "#ffffff" if dark else "#14181d"},
+                hoverinfo="skip",
+                showlegend=False,
+            )
+            figure.add_trace(trace, **place)
+
+
+def _luminance(scale: list[list[Any]], where: float) -> float:
+    """Rough luminance (0 to 1) of a colour scale at ``where`` from −1 to 1."""
+    position = min(max((where + 1) / 2, 0.0), 1.0) if math.isfinite(where) else 0.5
+    stops = [stop for stop, _ in scale]
+    channels = [[int(colour[i : i + 2], 16) / 255 for i in (1, 3, 5)] for _, colour in scale]
+    rgb = [float(np.interp(position, stops, [c[i] for c in channels])) for i in range(3)]
+    return 0.299 * rgb[0] + 0.587 * rgb[1] + 0.114 * rgb[2]
+
+
+def colour_bar(cells: Cells, words: Words, *, compared: bool = True) -> dict[str, Any]:
     """Colour bar of a heatmap: what its colour is, with the unit."""
     unit = f" ({words.difference_unit})" if words.difference_unit else ""
-    title = f"Difference to {baseline_words(cells.baseline.name)}{unit}" if cells.baseline is not None else words.axis
+    title = f"Difference to {baseline_words(cells.baseline.name)}{unit}" if compared and cells.baseline is not None else words.axis
     return {"title": {"text": title, "side": "right", "font": {"size": 12}}, "thickness": 14, "len": 1.0, "outlinewidth": 0, "ticks": "outside"}
 
 
@@ -127,7 +163,7 @@ def _texts(cells: Cells, words: Words, digits: int) -> tuple[list[list[str]], li
     unit = "n" if cells.unit == "seed" else "configurations"
     for cell in cells.table.to_dict("records"):
         place = (cell["yi"], cell["xi"])
-        where = f"{parameter_words(cells.x.name)}: {plain(cell['x'])}<br>{parameter_words(cells.y.name)}: {plain(cell['y'])}"
+        where = f"{parameter_words(cells.x.name, cells.x.title)}: {plain(cell['x'])}<br>{parameter_words(cells.y.name, cells.y.title)}: {plain(cell['y'])}"
         lines = [where]
         if cell["n"]:
             half = f" ± {cell['half']:.{digits}f}" if math.isfinite(cell["half"]) else ""
@@ -147,7 +183,7 @@ def _not_run(cells: Cells) -> go.Bar:
     empty = cells.table[cells.table["n"] == 0]
     label = {"not run": "not run"}
     hover = [
-        f"{parameter_words(cells.x.name)}: {plain(c['x'])}<br>{parameter_words(cells.y.name)}: {plain(c['y'])}<br>"
+        f"{parameter_words(cells.x.name, cells.x.title)}: {plain(c['x'])}<br>{parameter_words(cells.y.name, cells.y.title)}: {plain(c['y'])}<br>"
         + (label.get(c["status"]) or f"no value: {c['pruned']} pruned, {c['failed']} failed, {c['running']} running")
         for c in empty.to_dict("records")
     ]
@@ -173,12 +209,12 @@ def _marks(cells: Cells) -> list[go.Scatter]:
     ):
         if len(chosen):
             x, y = _outlines(chosen)
-            line = {"color": INK, "width": width}
+            line = {"color": MARK, "width": width}
             traces.append(go.Scatter(x=x, y=y, mode="lines", line=line, name=name, hoverinfo="skip", showlegend=False))
     corner = {"mode": "markers", "hoverinfo": "skip", "showlegend": False}
     few = table[(table["n"] > 0) & (table["n"] < FEW)]
     if len(few):
-        marker = {"symbol": "triangle-up-open", "size": 9, "color": INK, "line": {"width": 1.4}}
+        marker = {"symbol": "triangle-up-open", "size": 9, "color": MARK, "line": {"width": 1.4}}
         traces.append(go.Scatter(x=few["xi"] + 0.41, y=few["yi"] + 0.34, marker=marker, name="few", **corner))
     cut = table[table["pruned"] > 0]
     if len(cut):
@@ -229,14 +265,14 @@ def _legend(figure: go.Figure, cells: Cells) -> bool:
     return shown
 
 
-def _level_axis(figure: go.Figure, which: str, levels: Levels, **where: Any) -> None:
+def level_axis(figure: go.Figure, which: str, levels: Levels, **where: Any) -> None:
     """An axis of evenly spaced levels."""
     update = figure.update_xaxes if which == "x" else figure.update_yaxes
     update(
         tickmode="array",
         tickvals=list(range(len(levels.labels))),
         ticktext=[plain(label) for label in levels.labels],
-        title={"text": parameter_words(levels.name)},
+        title={"text": parameter_words(levels.name, levels.title)},
         range=[-0.5, len(levels.labels) - 0.5],
         showgrid=False,
         fixedrange=True,
@@ -270,10 +306,8 @@ def draw_companion(cells: Cells, words: Words) -> go.Figure:
                 x=list(range(len(cells.x.labels))),
                 y=list(range(len(cells.y.labels))),
                 z=shown,
-                text=text,
-                texttemplate="%{text}",
-                textfont={"size": 12},
-                hovertemplate=f"{titles[col - 1]}: %{{text}}<extra></extra>",
+                customdata=text,
+                hovertemplate=f"{titles[col - 1]}: %{{customdata}}<extra></extra>",
                 colorscale=SEQUENTIAL,
                 zmin=0,
                 showscale=False,
@@ -284,10 +318,13 @@ def draw_companion(cells: Cells, words: Words) -> go.Figure:
             row=1,
             col=col,
         )
+        top = float(np.nanmax(shown)) if np.isfinite(shown).any() else 1.0
+        spots = [(a, b, text[b][a], 2 * shown[b][a] / (top or 1.0) - 1) for b in range(len(text)) for a in range(len(text[0])) if text[b][a]]
+        add_text(figure, spots, SEQUENTIAL, row=1, col=col)
     styled(figure, 38 * len(cells.y.labels) + 112, margin={"l": 80, "r": 16, "t": 36, "b": 64}, barmode="overlay")
     figure.update_annotations(font={"size": 13})
     for col in (1, 2):
-        _level_axis(figure, "x", cells.x, row=1, col=col)
-        _level_axis(figure, "y", cells.y, row=1, col=col)
+        level_axis(figure, "x", cells.x, row=1, col=col)
+        level_axis(figure, "y", cells.y, row=1, col=col)
     figure.update_yaxes(title=None, row=1, col=2)
     return figure

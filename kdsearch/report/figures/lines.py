@@ -79,12 +79,12 @@ def draw_lines(cells: Cells, words: Words, teachers: pd.DataFrame) -> go.Figure:
     if strip:
         _strip(figure, teachers, positions)
     styled(figure, 540 if strip else 440, margin={"l": 76, "r": 24, "t": 48, "b": 64})
-    figure.update_layout(legend={"title": {"text": f"{parameter_words(cells.x.name)}  "}})
+    figure.update_layout(legend={"title": {"text": f"{parameter_words(cells.x.name, cells.x.title)}  "}})
     bottom = 2 if strip else 1
     figure.update_xaxes(tickvals=positions, ticktext=[plain(t) for t in cells.y.labels], showgrid=False, range=_padded(positions, is_log))
     if is_log:
         figure.update_xaxes(type="log")
-    figure.update_xaxes(title={"text": parameter_words(cells.y.name) + (", log scale" if is_log else "")}, row=bottom, col=1)
+    figure.update_xaxes(title={"text": parameter_words(cells.y.name, cells.y.title) + (", log scale" if is_log else "")}, row=bottom, col=1)
     figure.update_yaxes(title={"text": words.axis}, row=1, col=1)
     if strip:
         figure.update_yaxes(title={"text": "Teacher (%)"}, nticks=4, row=2, col=1)
@@ -142,7 +142,7 @@ def _line(
     dots = go.Scatter(x=dots_x, y=dots_y, mode="markers", marker={"size": 4, "color": faint(colour, 0.55)}, **common)
     figure.add_trace(dots, **place)
     hover = [
-        f"{short_words(cells.x.name)} {name}, {short_words(cells.y.name)} {plain(p['y'])}<br>"
+        f"{short_words(cells.x.name, cells.x.title)} {name}, {short_words(cells.y.name, cells.y.title)} {plain(p['y'])}<br>"
         f"<b>{p['mean']:.{digits}f}{_half(p['half'], digits)} {words.unit}</b>, n = {p['n']}"
         for p in points.to_dict("records")
     ]

@@ -1,0 +1,48 @@
+"""Panels side by side: several studies, strata, or levels of a third parameter."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from kdsearch.analysis.panels import Panel, differences
+from kdsearch.report import captions
+from kdsearch.report.figures import heatmap, panels
+from kdsearch.report.style import Figure, Words, capital, short_words, slug, unescaped
+
+PANELS_ABREAST = 4
+"""Panels a figure takes; more are left to the CSV."""
+
+
+def panel_figures(found: Sequence[Panel], said: Words, prefix: str, *, to_first: bool, exploration: bool, compare: bool = True) -> list[Figure]:
+    """Figure 4: panels with one colour scale and, unless ``compare`` is off, the differences between them. Empty below two panels.
+
+    ``to_first`` takes differences to the first panel (levels of a parameter); else between neighbours (methods in their order).
+    """
+    if len(found) < 2:
+        return []
+    drawn = found[:PANELS_ABREAST]
+    first = drawn[0].cells
+    least, _ = heatmap.natural_width(len(first.x.labels), len(drawn))
+    compared = all(p.cells.table["diff"].notna().any() for p in drawn)
+    names = " | ".join(p.title for p in drawn)
+    title = capital(unescaped(f"{short_words(first.x.name, first.x.title)} × {short_words(first.y.name, first.y.title)}, side by side"))
+    left_out = f" {len(found) - len(drawn)} more panels are in the CSV." if len(found) > len(drawn) else ""
+    colour = "difference of the mean to the panel's own baseline" if compared else f"mean {said.lower}"
+    notes = "; ".join(f"{p.title}: {captions.n_words(p.cells)}, pooled SD {p.cells.noise.sd:.2g}" for p in drawn if p.cells.noise.df > 0)
+    caption = f"{names}. {said.axis}. Colour: {colour}, one scale for all panels. Text: mean ± half of the 95% interval, and n.{left_out}"
+    caption += f" Intervals are pooled within each panel ({notes})." if notes else ""
+    caption += f" {captions.EXPLORATION}" if exploration else ""
+    figures = [Figure(slug(prefix, "4-panels"), title, caption, panels.panels_table(found), panels.draw_panels(drawn, said), least, least + 200)]
+    gaps = [d for d in differences(drawn, to_first=to_first) if len(d.table)] if compare else []
+    if gaps:
+        least, _ = heatmap.natural_width(len(first.x.labels), len(gaps))
+        paired = all(bool(d.table["paired"].all()) for d in gaps)
+        caption = (
+            f"Differences in {said.lower}{f' ({said.difference_unit})' if said.difference_unit else ''}, with half of the 95% interval and n"
+            f"{', paired by seed' if paired else ', not paired where seeds are not shared'}. Outlined: intervals of single cells that leave out 0; "
+            f"of {sum(len(d.table) for d in gaps)} cells, one in twenty does so by chance."
+        )
+        caption += f" {captions.EXPLORATION}" if exploration else ""
+        table, drawing = panels.differences_table(gaps, drawn), panels.draw_differences(gaps, drawn, said)
+        figures.append(Figure(slug(prefix, "4b-differences"), "What each panel adds", caption, table, drawing, least, least + 200))
+    return figures

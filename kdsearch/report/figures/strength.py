@@ -1,0 +1,50 @@
+"""Figure 6: strength of each parameter and pair with its interval, and the share of noise."""
+
+from __future__ import annotations
+
+import pandas as pd
+import plotly.graph_objects as go
+
+from kdsearch.analysis.effects import RESIDUAL, SEED, Effects
+from kdsearch.report.style import ACCENT, MUTED, base, plain
+
+MOST = 12
+"""Effects drawn; the table has all."""
+KINDS = {"parameter": ACCENT, "pair": "#d4702c", "seeds and noise": MUTED}
+
+
+def strength_table(found: Effects) -> pd.DataFrame:
+    """The analysis of variance as a table: ``effect, kind, share, low, high, eta2, ss, df, f, p``; shares are ε², in percent of variance."""
+    table = found.table.copy()
+    table["kind"] = table["order"].map({0: "seeds and noise", 1: "parameter", 2: "pair", 3: "pair"})
+    for column in ("share", "low", "high", "eta2"):
+        table[column] = 100 * table[column]
+    return table[["effect", "kind", "share", "low", "high", "eta2", "ss", "df", "f", "p"]]
+
+
+def draw_strength(table: pd.DataFrame, axis: str) -> go.Figure:
+    """Horizontal bars with 95% intervals, strongest on top; ``table`` needs ``effect, kind, share, low, high`` in percent."""
+    noise = table[table["effect"].isin([SEED, RESIDUAL])]
+    rest = table[~table["effect"].isin([SEED, RESIDUAL])].head(MOST)
+    shown = pd.concat([rest, noise])
+    order = [plain(e) for e in shown["effect"]][::-1]
+    longest = max((len(e) for e in order), default=8)
+    figure = base(30 * len(shown) + 112, margin={"l": min(40 + 7 * longest, 300), "r": 56, "t": 44, "b": 60}, bargap=0.35)
+    for kind, colour in KINDS.items():
+        mine = shown[shown["kind"] == kind]
+        if mine.empty:
+            continue
+        up, down = mine["high"] - mine["share"], mine["share"] - mine["low"]
+        hover = [f"{plain(r['effect'])}: {r['share']:.1f}% [{r['low']:.1f}, {r['high']:.1f}]" for r in mine.to_dict("records")]
+        error = {"type": "data", "symmetric": False, "array": up.clip(lower=0), "arrayminus": down.clip(lower=0), "thickness": 1.5, "color": "#6b7280"}
+        bar = go.Bar(x=mine["share"], y=[plain(e) for e in mine["effect"]], orientation="h", marker={"color": colour}, error_x=error, name=kind)
+        figure.add_trace(bar.update(hovertext=hover, hoverinfo="text"))
+    right = max(float(shown["high"].max()), 5.0) if len(shown) else 100.0
+    # Numbers stand right of the interval, where no bar reaches.
+    spots = [h + 0.012 * right for h in shown[["high", "share"]].max(axis=1)]
+    text = [f"{v:.0f}%" if v >= 9.5 else f"{v:.1f}%" for v in shown["share"]]
+    labels = go.Scatter(x=spots, y=[plain(e) for e in shown["effect"]], text=text, mode="text", textposition="middle right", hoverinfo="skip")
+    figure.add_trace(labels.update(showlegend=False, textfont={"size": 12}))
+    figure.update_xaxes(title={"text": axis}, range=[0, right * 1.1], ticksuffix="%")
+    figure.update_yaxes(categoryorder="array", categoryarray=order, showgrid=False, ticks="", title=None)
+    return figure

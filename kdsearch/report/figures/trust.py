@@ -1,0 +1,43 @@
+"""Figure 9, what can be trusted: rank correlation of early epochs with the end, and the surrogate's predictions against what came out."""
+
+from __future__ import annotations
+
+import pandas as pd
+import plotly.graph_objects as go
+
+from kdsearch.analysis.surrogate import Predicted
+from kdsearch.report.style import ACCENT, MUTED, Words, base, faint, plain
+
+
+def draw_early(table: pd.DataFrame) -> go.Figure:
+    """Spearman's correlation of each epoch with the last, with its band."""
+    figure = base(320, margin={"l": 72, "r": 24, "t": 24, "b": 60})
+    x = table["epoch"].tolist()
+    band = {"mode": "lines", "line": {"width": 0}, "fill": "toself", "fillcolor": faint(ACCENT, 0.18), "hoverinfo": "skip", "showlegend": False}
+    figure.add_trace(go.Scatter(x=x + x[::-1], y=table["high"].tolist() + table["low"].tolist()[::-1], **band))
+    hover = [f"epoch {r['epoch']}: {r['correlation']:.2f} [{r['low']:.2f}, {r['high']:.2f}], n = {r['n']}" for r in table.to_dict("records")]
+    line = {"color": ACCENT, "width": 2}
+    trace = go.Scatter(x=x, y=table["correlation"], mode="lines+markers", line=line, hovertext=hover, hoverinfo="text", showlegend=False)
+    figure.add_trace(trace)
+    low = min(0.0, float(table["low"].min()))
+    figure.update_xaxes(title={"text": "Epoch"}, rangemode="tozero")
+    figure.update_yaxes(title={"text": "Rank correlation<br>with the last epoch"}, range=[low - 0.05 * (low < 0), 1.02])
+    return figure
+
+
+def draw_predicted(found: Predicted, words: Words) -> go.Figure:
+    """Cross-validated prediction (with ±1 SD) against the observed mean; on the diagonal, the surrogate was right."""
+    figure = base(430, margin={"l": 72, "r": 24, "t": 24, "b": 60})
+    table = found.table
+    ends = [float(table[["observed", "predicted"]].min().min()), float(table[["observed", "predicted"]].max().max())]
+    diagonal = {"color": MUTED, "width": 1.5, "dash": "dot"}
+    figure.add_trace(go.Scatter(x=ends, y=ends, mode="lines", line=diagonal, hoverinfo="skip", showlegend=False))
+    hover = [f"{plain(r['config'])}<br>observed {r['observed']:.2f}, predicted {r['predicted']:.2f} ± {r['sd']:.2f}" for r in table.to_dict("records")]
+    error = {"type": "data", "array": table["sd"], "thickness": 1, "width": 0, "color": faint(MUTED, 0.45)}
+    marker = {"size": 7, "color": faint(ACCENT, 0.75)}
+    trace = go.Scatter(x=table["observed"], y=table["predicted"], mode="markers", error_y=error, marker=marker, hovertext=hover, hoverinfo="text")
+    figure.add_trace(trace.update(showlegend=False))
+    unit = f" ({words.unit})" if words.unit else ""
+    figure.update_xaxes(title={"text": f"Observed {words.lower}{unit}"})
+    figure.update_yaxes(title={"text": f"Predicted {words.lower}{unit}"})
+    return figure
