@@ -34,7 +34,8 @@ def smoke(study: Study) -> Study:
     data = study.to_data()
     scaler = _Scaler(data.get("space", {}))
     data["recipe"] = scaler.whole(data["recipe"])
-    data["baselines"] = {name: scaler.baseline(overlay) for name, overlay in data.get("baselines", {}).items()}
+    # The whole of a baseline is scaled, not its overlay alone: what an overlay leaves to the recipe under it is not in sight there.
+    data["baselines"] = {name: scaler.whole(study.raw_recipe(name)) | _searched(overlay) for name, overlay in study.overlays.items()}
     paired = study.pruner.name == "wilcoxon"
     data |= {
         "name": study.name[: 100 - len(SUFFIX)] + SUFFIX,
@@ -47,26 +48,20 @@ def smoke(study: Study) -> Study:
     return check_study(Study.model_validate(data), Document(data, f"{study.name} --smoke"), allow_code=True)
 
 
+def _searched(overlay: dict[str, Any]) -> dict[str, Any]:
+    return {"search": min(SEARCHED, overlay["search"])} if "search" in overlay else {}
+
+
 class _Scaler:
     """Walks a recipe with holes; where it meets a hole, it scales the choices of that parameter instead, once."""
 
     def __init__(self, space: dict[str, Any]) -> None:
         self.space = space
         self._done: set[str] = set()
-        self._partial = False
-        """Whether what is walked is an overlay, which says only part: defaults are then left to what it lies on."""
 
     def whole(self, recipe: Any) -> Any:
         """The outermost recipe, which says what its children inherit."""
         return self.recipe({"data": {}, "model": {}, "optim": {}, **recipe})
-
-    def baseline(self, overlay: Any) -> Any:
-        """An overlay; call it after :meth:`whole`."""
-        self._partial = True
-        scaled = self.recipe(overlay)
-        if isinstance(scaled.get("search"), int):
-            scaled = {**scaled, "search": min(SEARCHED, scaled["search"])}
-        return scaled
 
     def recipe(self, recipe: Any) -> Any:
         def scale(tree: dict[str, Any]) -> dict[str, Any]:
@@ -77,7 +72,7 @@ class _Scaler:
 
     def child(self, recipe: Any) -> Any:
         """``init`` or a teacher: a network of its own, though it need not say which."""
-        return self._mapping(recipe, lambda tree: self.recipe(self._with({"model": {}}, tree)))
+        return self._mapping(recipe, lambda tree: self.recipe({"model": {}, **tree}))
 
     def data(self, data: Any) -> Any:
         def scale(tree: dict[str, Any]) -> dict[str, Any]:
@@ -96,7 +91,7 @@ class _Scaler:
             architecture = tree.get("architecture", "resnet20")
             if isinstance(architecture, str) and ":" in architecture:
                 return tree
-            full = self._with({"architecture": "resnet20", "width": 1.0}, tree)
+            full = {"architecture": "resnet20", "width": 1.0, **tree}
             words = self._words(CIFAR_RESNETS + IMAGENET_RESNETS, "resnet8")
             return self._parts(full, architecture=words, width=self._numbers(lambda value: min(value * NARROWER, WIDEST)))
 
@@ -106,13 +101,13 @@ class _Scaler:
         def scale(tree: dict[str, Any]) -> dict[str, Any]:
             epochs, batch = self._numbers(lambda value: min(value, EPOCHS)), self._numbers(lambda value: BATCH)
             scaled = self._parts(tree, epochs=epochs, batch_size=batch, dtype=self._words(("bfloat16",), "float32"))
-            return self._with({"epochs": EPOCHS, "batch_size": BATCH}, scaled)
+            return {"epochs": EPOCHS, "batch_size": BATCH, **scaled}
 
         return self._mapping(optim, scale)
 
     def distill(self, distill: Any) -> Any:
         def cotrain(tree: dict[str, Any]) -> dict[str, Any]:
-            return self._parts(self._with({"model": {}}, tree), model=self.model, init=self.child)
+            return self._parts({"model": {}, **tree}, model=self.model, init=self.child)
 
         def joint(tree: Any) -> Any:
             return self._mapping(tree, cotrain)
@@ -124,9 +119,6 @@ class _Scaler:
 
     def hint(self, hint: Any) -> Any:
         return self._mapping(hint, lambda tree: self._parts(tree, student=self._leaf(_layer), teacher=self._leaf(_layer)))
-
-    def _with(self, defaults: dict[str, Any], tree: dict[str, Any]) -> dict[str, Any]:
-        return tree if self._partial else {**defaults, **tree}
 
     def _parts(self, tree: dict[str, Any], **scales: Scale) -> dict[str, Any]:
         return {key: scales[key](value) if key in scales else value for key, value in tree.items()}
