@@ -101,7 +101,9 @@ class Run:
         """The record as it is now, for looking only."""
         return open_storage(self.path, self.storage_url, read_only=True)
 
-    def study(self, name: str, directions: list[str], *, sampler: optuna.samplers.BaseSampler, pruner: optuna.pruners.BasePruner) -> optuna.Study:
+    def study(
+        self, name: str, directions: list[str], *, sampler: optuna.samplers.BaseSampler, pruner: optuna.pruners.BasePruner
+    ) -> optuna.Study:
         """The Optuna study ``name`` of this run, made when it is not there yet."""
         return optuna.create_study(
             storage=self.storage, study_name=name, directions=directions, load_if_exists=True, sampler=sampler, pruner=pruner

@@ -77,7 +77,7 @@ def _database(url: str) -> BaseStorage:
 
 
 def _advice(path: Path) -> str:
-    return f"nothing was changed; put back a copy of it, or move {path.name} aside to start the record anew (what is trained stays in the store)"
+    return f"nothing was changed; put back a copy, or move {path.name} aside to start the record anew (what is trained stays in the store)"
 
 
 def _read_line(line: bytes) -> dict[str, Any]:
@@ -138,7 +138,7 @@ def _last_line(file: Any, size: int) -> int:
     return 0
 
 
-class JournalFile(BaseJournalBackend):
+class JournalFile(BaseJournalBackend):  # type: ignore[misc]
     """Optuna's journal in one file, a line per step, each with a checksum.
 
     One process writes (the run's driver lock sees to it), so no lock file is needed that would outlive a killed driver.

@@ -64,14 +64,19 @@ def read_trials(run: Run) -> list[TrialRow]:
         if study.study_name != name and not study.study_name.startswith(f"{name} | "):
             continue
         about = study.user_attrs.get("kdsearch", {})
-        for trial in storage.get_all_trials(study._study_id, deepcopy=False):
-            rows.append(_row(study.study_name, about, study.user_attrs, trial))
+        trials = storage.get_all_trials(study._study_id, deepcopy=False)
+        rows += [_row(study.study_name, about, study.user_attrs, trial) for trial in trials]
     return sorted(rows, key=lambda row: (row.role != "search", row.study, row.number))
 
 
 def baselines_study(name: str) -> str:
     """Name of the Optuna study of every baseline of the study ``name``."""
     return f"{name} | {BASELINES}"
+
+
+def confirm_study(name: str) -> str:
+    """Name of the Optuna study of every confirmation of the study ``name``."""
+    return f"{name} | confirm"
 
 
 def stratum_study(name: str, stratum: str) -> str:

@@ -12,11 +12,14 @@ from optuna.distributions import BaseDistribution
 from optuna.trial import FrozenTrial, TrialState, create_trial
 
 from kdsearch.record.run import Run
-from kdsearch.record.trials import INTERRUPTED, LATE, SEED, baselines_study, stratum_study
+from kdsearch.record.trials import INTERRUPTED, LATE, SEED, baselines_study, confirm_study, stratum_study
 from kdsearch.search.pruners import make_pruner
 from kdsearch.search.samplers import make_sampler, sample
 from kdsearch.spec.space import Parameter
 from kdsearch.spec.study import Stratum, Study
+
+SHARED = {"baseline": baselines_study, "confirm": confirm_study}
+"""Role → name of the Optuna study that holds its trials of every stratum."""
 
 
 @dataclass
@@ -46,11 +49,11 @@ def identity(params: Mapping[str, Any]) -> str:
 class Book:
     """One Optuna study. Trials that a dead driver left running are closed when it is opened, and asked again first."""
 
-    def __init__(self, study: Study, run: Run, stratum: Stratum | None, planned: int) -> None:
-        """``stratum``: None for the book of baselines."""
+    def __init__(self, study: Study, run: Run, stratum: Stratum | None, planned: int, *, role: str = "baseline") -> None:
+        """``stratum``: None for the book of baselines, and for that of confirmations (``role="confirm"``)."""
         self.study, self.stratum = study, stratum
-        self.name = baselines_study(study.name) if stratum is None else stratum_study(study.name, stratum.name)
-        self.label = "baselines" if stratum is None else stratum.name or study.name
+        self.name = stratum_study(study.name, stratum.name) if stratum else SHARED[role](study.name)
+        self.label = stratum.name or study.name if stratum else {"baseline": "baselines"}.get(role, role)
         self.parameters: list[Parameter] = [] if stratum is None else study.parameters(stratum)
         self.maximize = study.objective.direction == "maximize"
         self.storage = run.storage
@@ -60,7 +63,7 @@ class Book:
             sampler=optuna.samplers.RandomSampler(seed=study.search_seed),
             pruner=optuna.pruners.NopPruner() if stratum is None else make_pruner(study.pruner, epochs_of(study)),
         )
-        about = {"role": "baseline"} if stratum is None else {"role": "search", "stratum": stratum.name}
+        about = {"role": role} if stratum is None else {"role": "search", "stratum": stratum.name}
         if self.optuna.user_attrs.get("kdsearch") != about:
             self.optuna.set_user_attr("kdsearch", about)
         self._id = self.storage.get_study_id_from_name(self.name)

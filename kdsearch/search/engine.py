@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -61,8 +62,17 @@ class Outcome:
         return "\n".join([*lines, f"took {clock(self.seconds)}"])
 
 
-def run_study(study: Study, run: Run, store: Store | str | Path, options: RunOptions, progress: Progress) -> Outcome:
+def run_study(
+    study: Study,
+    run: Run,
+    store: Store | str | Path,
+    options: RunOptions,
+    progress: Progress,
+    make_ledger: Callable[[Study, Run], Ledger] = Ledger,
+) -> Outcome:
     """Run ``study``, or go on with it, until its budget is spent.
+
+    ``make_ledger``: another ledger hands out other trials (:mod:`kdsearch.search.confirm`); what they need trained is trained with them.
 
     Returns an outcome with exit code 0; 1 when the study stopped because everything fails; 3 when trials failed; 130 after Ctrl-C
     and 143 after SIGTERM, with what ran closed and asked first next time.
@@ -77,7 +87,7 @@ def run_study(study: Study, run: Run, store: Store | str | Path, options: RunOpt
     code, reason = 0, None
     with run.locked(), signals() as stop:
         try:
-            ledger = Ledger(study, run)
+            ledger = make_ledger(study, run)
             _search(study, ledger, _Works(study, root, options), options, progress, stop)
         except (Interrupted, Terminated) as end:
             code, reason = end.exit_code, str(end)
@@ -92,7 +102,7 @@ def run_study(study: Study, run: Run, store: Store | str | Path, options: RunOpt
 
 
 def _search(study: Study, ledger: Ledger, works: _Works, options: RunOptions, progress: Progress, stop: Stop) -> None:
-    wanted = prerequisites(study)
+    wanted = prerequisites(study) if type(ledger) is Ledger else []
     if options.inline:
         if wanted:
             tally = Tally(wanted, progress.prerequisites)

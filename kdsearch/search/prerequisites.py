@@ -155,5 +155,3 @@ def run_prerequisites_inline(wanted: list[Prerequisite], work_of: Callable[[Prer
                 pass
         finally:
             worker.close()
-
-

@@ -227,7 +227,9 @@ class RayBackend:
         self._stop.at_once = False
         self._gpu, self._cpu = gpu, cpu
         if gpu and ray.cluster_resources().get("GPU", 0) < gpu:
-            raise StoreError(f"resources.gpu is {gpu:g}, but Ray sees no such GPU here; set resources.gpu to 0, or join a cluster that has one")
+            raise StoreError(
+                f"resources.gpu is {gpu:g}, but Ray sees no such GPU here; set resources.gpu to 0, or join a cluster that has one"
+            )
         if ray.cluster_resources().get("CPU", 0) < cpu:
             raise StoreError(f"resources.cpu is {cpu:g}, more than the {ray.cluster_resources().get('CPU', 0):g} that Ray sees here")
         self._folder = tempfile.mkdtemp(prefix="kdsearch-tune-")

@@ -122,4 +122,3 @@ def sample(trial: optuna.Trial, parameters: Sequence[Parameter]) -> dict[str, An
             value = trial.suggest_float(parameter.name, space.low, space.high, log=space.log, step=space.step)
         params[parameter.name] = to_label(parameter, value)
     return params
-

@@ -69,7 +69,9 @@ def make_study(folder: Path, text: str = STUDY, *overrides: str) -> Study:
 def go(tmp_path: Path) -> Go:
     """Run a study in ``tmp_path/run`` (inline unless said otherwise) and read its trials."""
 
-    def run(*overrides: str, text: str = STUDY, out: str = "run", progress: Progress | None = None, **options: object) -> tuple[Outcome, list[TrialRow]]:
+    def run(
+        *overrides: str, text: str = STUDY, out: str = "run", progress: Progress | None = None, **options: object
+    ) -> tuple[Outcome, list[TrialRow]]:
         study = make_study(tmp_path, text, *overrides)
         folder = Run(tmp_path / out).create(study)
         wanted = RunOptions(**{"inline": True, "session": SESSION, **options})  # type: ignore[arg-type]

@@ -87,7 +87,7 @@ def test_a_killed_driver_without_ray_loses_nothing(drivers: Start, tmp_path: Pat
 
 
 def test_a_killed_driver_with_ray_loses_nothing(drivers: Start, tmp_path: Path) -> None:
-    _killed_again_and_again(drivers, tmp_path, 5, 2)
+    _killed_again_and_again(drivers, tmp_path, 2, 2)
 
 
 @pytest.mark.slow
@@ -105,11 +105,9 @@ def test_a_stopped_driver_leaves_in_good_order_and_goes_on(drivers: Start, tmp_p
     mode = [] if number == signal.SIGTERM else ["--inline"]
     process = drivers(str(study), str(folder), *mode, seconds=0.05)
     assert _wait_for_more(folder, process, 6000)
-    asked = time.monotonic()
     process.send_signal(number)
-    said, _ = process.communicate(timeout=60)
+    said, _ = process.communicate(timeout=10)  # what Slurm and Kubernetes grant is more
     assert process.returncode == code
-    assert time.monotonic() - asked < 10  # what Slurm and Kubernetes grant is more
     assert "the same command goes on" in json.loads(said.splitlines()[-1])["reason"]
     rows = read_trials(Run(folder))
     assert "RUNNING" not in {row.state for row in rows}
