@@ -23,6 +23,7 @@ Columns of :attr:`StudyFrame.table`:
 from __future__ import annotations
 
 import math
+import re
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cached_property
@@ -53,6 +54,18 @@ def label_text(value: Any) -> str:
     if isinstance(value, int | float | np.integer | np.floating):
         return f"{float(value):.6g}"
     return str(value)
+
+
+def readable(config: str) -> str:
+    """A configuration for sentences: ``temperature 2.58, width 1.5`` for ``temperature=2.5771 width=1.5`` (three digits)."""
+    parts = []
+    for part in config.split(" "):
+        name, sign, value = part.partition("=")
+        try:
+            parts.append(f"{name} {float(value):.3g}" if sign else part)
+        except ValueError:
+            parts.append(f"{name} {value}")
+    return ", ".join(parts)
 
 
 def _number(value: Any) -> float | None:
@@ -223,8 +236,12 @@ def _seen(rows: Sequence[TrialRow], name: str) -> list[Any]:
 
 
 def _config(row: TrialRow, axes: Mapping[str, Axis]) -> str:
-    parts = [f"{name}={label_text(row.params[name])}" for name in axes if name in row.params]
-    return " ".join([f"[{row.baseline}]"] * (row.role == "baseline") + parts) or "(no parameters)"
+    parts = [f"{name}={_one_word(label_text(row.params[name]))}" for name in axes if name in row.params]
+    return " ".join([f"[{row.baseline}]"] * (row.role == "baseline") + parts) or "as-written"
+
+
+def _one_word(label: str) -> str:
+    return re.sub(r"[\s=]+", "_", label)
 
 
 def _records(row: TrialRow, axes: Mapping[str, Axis]) -> list[dict[str, Any]]:

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 
 from kdsearch.analysis.cells import Cells
 from kdsearch.analysis.effects import RESIDUAL, SEED, Effects
-from kdsearch.analysis.frame import StudyFrame
+from kdsearch.analysis.frame import StudyFrame, readable
 from kdsearch.analysis.panels import Difference
 from kdsearch.analysis.ridge import Ridge
 from kdsearch.analysis.select import COSTS, Candidates, cheapest_as_good
@@ -43,7 +43,7 @@ def summary(
     if forest is not None:
         sentences.append(_forest(forest))
     if ridge is not None and cells is not None:
-        sentences += _ridge(ridge, cells)
+        sentences += _ridge(ridge, cells, frame.exploration)
     sentences += _cheapest(found, unit)
     if cells is not None and math.isfinite(cells.noise.levene) and cells.noise.levene < DIFFERENT:
         sentences.append(f"Cells differ in their noise (Levene's test, p = {cells.noise.levene:.2g}): pooled intervals are too wide or too narrow for some.")
@@ -74,7 +74,7 @@ def _signed(value: float, digits: int) -> str:
 def _best(found: Candidates, unit: str) -> str:
     row, digits = found.table.iloc[0], _digits(found)
     spread = f" ± {row['half']:.{digits}f}" if math.isfinite(row["half"]) else ""
-    text = f"Best mean: {_readable(str(row['config']))} with {row['mean']:.{digits}f}{spread}{' ' + unit if unit else ''} (n = {int(row['n'])}"
+    text = f"Best mean: {readable(str(row['config']))} with {row['mean']:.{digits}f}{spread}{' ' + unit if unit else ''} (n = {int(row['n'])}"
     text += ", confirmed on fresh seeds)" if found.source == "confirm" else ")"
     if found.baseline is not None and math.isfinite(row["difference"]):
         diff, half = float(row["difference"]), float(row["difference_half"])
@@ -85,10 +85,6 @@ def _best(found: Candidates, unit: str) -> str:
         if math.isfinite(half) and diff - half <= 0 <= diff + half:
             text += "; the data cannot tell whether there is a difference"
     return text + "."
-
-
-def _readable(config: str) -> str:
-    return config.replace("=", " ").replace(" (no parameters)", "")
 
 
 def _ties(found: Candidates, frame: StudyFrame) -> list[str]:
@@ -145,12 +141,12 @@ def _forest(forest: Importances) -> str:
         return (
             f"How much each parameter matters cannot be told: a random forest explains too little of what it has not seen "
             f"(out-of-bag R² {forest.r2:.2f}, {GOOD_ENOUGH} is asked)."
-        )
+        ).replace("-0", "−0")
     parts = [f"{r['effect']} {_share(r['share'], r['low'], r['high'])}" for _, r in forest.table.head(3).iterrows()]
     return f"Of what a random forest can explain (out-of-bag R² {forest.r2:.2f}), {', '.join(parts)}."
 
 
-def _ridge(found: Ridge, cells: Cells) -> list[str]:
+def _ridge(found: Ridge, cells: Cells, exploration: bool) -> list[str]:
     table, x, y = found.table, cells.x.name, cells.y.name
     if len(table) < 2 or not math.isfinite(found.slope):
         return []
@@ -159,10 +155,11 @@ def _ridge(found: Ridge, cells: Cells) -> list[str]:
     if not math.isfinite(found.slope_low):
         return [f"Best {y} by {x}: from {ends}; without a second seed the data cannot tell whether it moves."]
     span = f"rank correlation {found.slope:.2f} [{found.slope_low:.2f}, {found.slope_high:.2f}]".replace("-", "−")
+    where = "Among what was explored, the best" if exploration else "The best"
     if found.slope_low > 0:
-        return [f"The best {y} rises with {x}: from {ends} ({span})."]
+        return [f"{where} {y} rises with {x}: from {ends} ({span})."]
     if found.slope_high < 0:
-        return [f"The best {y} falls with {x}: from {ends} ({span})."]
+        return [f"{where} {y} falls with {x}: from {ends} ({span})."]
     return [f"Whether the best {y} moves with {x} cannot be told: from {ends} ({span})."]
 
 
@@ -174,7 +171,7 @@ def _cheapest(found: Candidates, unit: str) -> list[str]:
     if row["config"] == best["config"] or not best["cost"] > 0:
         return []
     return [
-        f"Cheapest among those not told apart from the best: {_readable(str(row['config']))}, {row['mean']:.{digits}f}{' ' + unit if unit else ''} "
+        f"Cheapest among those not told apart from the best: {readable(str(row['config']))}, {row['mean']:.{digits}f}{' ' + unit if unit else ''} "
         f"at {row['cost'] / best['cost']:.0%} of its {COSTS[found.cost_name]}."
     ]
 

@@ -144,7 +144,7 @@ class Importances:
         return self.r2 >= GOOD_ENOUGH
 
 
-def importances(data: Inputs, *, trees: int = 150, draws: int = 12, seed: int = 0) -> Importances | None:
+def importances(data: Inputs, *, trees: int = 150, draws: int = 8, seed: int = 0) -> Importances | None:
     """Share of each parameter in the forest's permutation importance, with an interval from forests on resampled configurations.
 
     None below :data:`FEWEST` configurations. Shares are of the sum of importances, so they say nothing of noise; R² does.
@@ -193,7 +193,7 @@ def _grid(column: np.ndarray, points: int) -> np.ndarray:
     return values if len(values) <= points else np.quantile(column, np.linspace(0.05, 0.95, points))
 
 
-def interactions(data: Inputs, first: list[str], *, draws: int = 12, seed: int = 0, background: int = 60) -> pd.DataFrame:
+def interactions(data: Inputs, first: list[str], *, draws: int = 8, seed: int = 0, background: int = 60) -> pd.DataFrame:
     """H-statistic of pairs among the parameters named first (at most :data:`PAIRS_AMONG`): ``effect, h, low, high``.
 
     The model is the Gaussian process; the bootstrap refits it on resampled configurations with its kernel kept. Empty below

@@ -14,7 +14,7 @@ PANELS_ABREAST = 4
 
 
 def panel_figures(found: Sequence[Panel], said: Words, prefix: str, *, to_first: bool, exploration: bool, compare: bool = True) -> list[Figure]:
-    """Figure 4: panels with one colour scale and, unless ``compare`` is off, the differences between them. Empty below two panels.
+    """Figure 4: panels with one colour scale and, unless ``compare`` is off or it is exploration, the differences between them. Empty below two panels.
 
     ``to_first`` takes differences to the first panel (levels of a parameter); else between neighbours (methods in their order).
     """
@@ -22,7 +22,7 @@ def panel_figures(found: Sequence[Panel], said: Words, prefix: str, *, to_first:
         return []
     drawn = found[:PANELS_ABREAST]
     first = drawn[0].cells
-    least, _ = heatmap.natural_width(len(first.x.labels), len(drawn))
+    least, _ = heatmap.natural_width(len(first.x.labels), len(drawn), panels.COMPACT_WIDTH)
     compared = all(p.cells.table["diff"].notna().any() for p in drawn)
     names = " | ".join(p.title for p in drawn)
     title = capital(unescaped(f"{short_words(first.x.name, first.x.title)} × {short_words(first.y.name, first.y.title)}, side by side"))
@@ -32,17 +32,16 @@ def panel_figures(found: Sequence[Panel], said: Words, prefix: str, *, to_first:
     caption = f"{names}. {said.axis}. Colour: {colour}, one scale for all panels. Text: mean ± half of the 95% interval, and n.{left_out}"
     caption += f" Intervals are pooled within each panel ({notes})." if notes else ""
     caption += f" {captions.EXPLORATION}" if exploration else ""
-    figures = [Figure(slug(prefix, "4-panels"), title, caption, panels.panels_table(found), panels.draw_panels(drawn, said), least, least + 200)]
-    gaps = [d for d in differences(drawn, to_first=to_first) if len(d.table)] if compare else []
+    figures = [Figure(slug(prefix, "4-panels"), title, caption, panels.panels_table(found), panels.draw_panels(drawn, said), least, max(least, min(least + 300, 1120)))]
+    gaps = [d for d in differences(drawn, to_first=to_first) if len(d.table)] if compare and not exploration else []
     if gaps:
-        least, _ = heatmap.natural_width(len(first.x.labels), len(gaps))
+        least, _ = heatmap.natural_width(len(first.x.labels), len(gaps), panels.COMPACT_WIDTH)
         paired = all(bool(d.table["paired"].all()) for d in gaps)
         caption = (
             f"Differences in {said.lower}{f' ({said.difference_unit})' if said.difference_unit else ''}, with half of the 95% interval and n"
             f"{', paired by seed' if paired else ', not paired where seeds are not shared'}. Outlined: intervals of single cells that leave out 0; "
             f"of {sum(len(d.table) for d in gaps)} cells, one in twenty does so by chance."
         )
-        caption += f" {captions.EXPLORATION}" if exploration else ""
         table, drawing = panels.differences_table(gaps, drawn), panels.draw_differences(gaps, drawn, said)
-        figures.append(Figure(slug(prefix, "4b-differences"), "What each panel adds", caption, table, drawing, least, least + 200))
+        figures.append(Figure(slug(prefix, "4b-differences"), "What each panel adds", caption, table, drawing, least, max(least, min(least + 300, 1120))))
     return figures

@@ -10,7 +10,7 @@ import pandas as pd
 from kdsearch.analysis import early, surrogate
 from kdsearch.analysis.cells import Cells, cells
 from kdsearch.analysis.effects import Effects, effects, factorial_of
-from kdsearch.analysis.frame import StudyFrame
+from kdsearch.analysis.frame import StudyFrame, readable
 from kdsearch.analysis.levels import default_axes
 from kdsearch.analysis.panels import differences, panels_of_parameter
 from kdsearch.analysis.ridge import ridge
@@ -101,7 +101,7 @@ def _lines(frame: StudyFrame, shown: Cells, prefix: str) -> Figure:
     if len(teachers):
         low, high = int(teachers["n"].min()), int(teachers["n"].max())
         counted = f"{low}" if low == high else f"{low} to {high}"
-        parts.append(f"Strip below: the teachers' own validation accuracy, mean and SD, n = {counted} teachers of different seeds.")
+        parts.append(f"Strip below: the teachers' own validation accuracy, mean and SD over seeds (n = {counted}).")
     drawn = lines.draw_lines(shown, said, teachers)
     caption = " ".join([*parts, captions.measured(shown, frame, said)])
     return Figure(slug(prefix, "1-lines"), f"{said.name} against {across}", caption, lines.lines_table(shown), drawn, 520, 900)
@@ -182,19 +182,19 @@ def _strength(
         found.append(Figure(slug(prefix, "6-strength"), title, caption, table, drawn, 460, 820))
     else:
         caption = (
-            f"Not shown: a random forest on {n} finished configurations has an out-of-bag R² of {forest.r2:.2f}, and "
+            f"Not shown: a random forest on {n} finished configurations has an out-of-bag R² of {signed(forest.r2, 2).lstrip('+')}, and "
             f"{surrogate.GOOD_ENOUGH} is asked. The data cannot tell how much each parameter matters."
         )
         found.append(Figure(slug(prefix, "6-strength"), title, caption, forest.table))
     pairs = surrogate.interactions(data, [*first, *(e for e in forest.table["effect"] if e not in first)])
     if len(pairs):
-        table = _percent(pairs.rename(columns={"h": "share"}).assign(kind="pair").sort_values("share", ascending=False))
+        table = pairs.rename(columns={"h": "share"}).assign(kind="pair").sort_values("share", ascending=False)
         caption = (
             f"Friedman's H of pairs: the part of two parameters' joint effect that is not the sum of their single effects, in a Gaussian "
             f"process on {min(n, surrogate.MOST)} finished configurations. Bars: 95% intervals from refits on resampled configurations. "
             f"{captions.EXPLORATION}"
         )
-        drawn = strength_figure.draw_strength(table, "H-statistic")
+        drawn = strength_figure.draw_strength(table, "H-statistic (0: effects add up; 1: pure interaction)", percent=False)
         found.append(Figure(slug(prefix, "6b-pairs"), "Interaction of pairs", caption, table, drawn, 460, 820))
     return found
 
@@ -222,7 +222,7 @@ def _decision(frame: StudyFrame, prefix: str) -> Figure:
     said, found = words(frame.metric), candidates(frame)
     parts = [f"The {min(len(found.table), decision_figure.SHOWN)} best of {len(found.table)} configurations, mean and 95% interval"]
     n = f"{int(found.table['n'].min())} to {int(found.table['n'].max())}" if found.table["n"].nunique() > 1 else f"{int(found.table['n'].iloc[0])}"
-    parts[0] += f" (n = {n} {'fresh ' if found.source == 'confirm' else ''}seeds; {captions.split_words(frame.metric)})."
+    parts[0] += f" (n = {n} {'fresh ' if found.source == 'confirm' else ''}{'seed' if n == '1' else 'seeds'}; {captions.split_words(frame.metric)})."
     if found.can_tell:
         parts.append(f"P(best): share of bootstrap draws over seeds that it wins ({found.data.noise.df:.3g} degrees of freedom).")
     else:
@@ -231,7 +231,7 @@ def _decision(frame: StudyFrame, prefix: str) -> Figure:
         parts.append(f"Left: {COSTS[found.cost_name]} against {said.lower}, with the Pareto front.")
         cheapest = cheapest_as_good(found)
         if cheapest is not None:
-            parts.append(f"Circled: the cheapest of those not told apart from the best ({str(cheapest['config']).replace('=', ' ')}).")
+            parts.append(f"Circled: the cheapest of those not told apart from the best ({readable(str(cheapest['config']))}).")
     parts.append("These are the search's own numbers: the winner is partly luck until it is confirmed on fresh seeds." * (found.source == "search"))
     drawn = decision_figure.draw_decision(found, said)
     costly = found.cost_name is not None

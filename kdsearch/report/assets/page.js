@@ -17,8 +17,7 @@
 
   function draw(plot) {
     const spec = specification(plot);
-    const config = { responsive: true, displaylogo: false, modeBarButtonsToRemove: ["lasso2d", "select2d", "autoScale2d"],
-      toImageButtonOptions: { format: "svg", filename: plot.dataset.slug } };
+    const config = { responsive: true, displayModeBar: false };
     spec.layout.hoverlabel = Object.assign({}, spec.layout.hoverlabel, isDark() ? { bgcolor: "#2a2f37", bordercolor: "#596270", font: { color: "#e8eaed", size: 12 } }
       : { bgcolor: "#ffffff", bordercolor: "#9aa1ab", font: { color: "#1b1f24", size: 12 } });
     plot.style.height = spec.layout.height + "px";

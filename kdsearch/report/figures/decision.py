@@ -8,6 +8,7 @@ import pandas as pd
 import plotly.graph_objects as go
 from plotly.subplots import make_subplots
 
+from kdsearch.analysis.frame import readable
 from kdsearch.analysis.select import COSTS, Candidates, cheapest_as_good
 from kdsearch.report.style import ACCENT, INK, MUTED, Words, faint, plain, styled
 
@@ -56,14 +57,14 @@ def draw_decision(found: Candidates, words: Words) -> go.Figure:
 
 def _brief(config: str) -> str:
     """The configuration's values in at most two lines of about 32 characters, for a tick."""
-    words, lines = config.split(" "), [""]
+    words, lines = readable(config).split(", "), [""]
     for word in words:
-        if len(lines[-1]) + len(word) > 34 and lines[-1]:
+        if len(lines[-1]) + len(word) > 32 and lines[-1]:
             lines.append("")
-        lines[-1] = f"{lines[-1]} {word}".strip()
+        lines[-1] = f"{lines[-1]}, {word}" if lines[-1] else word
     if len(lines) > 2:
-        lines = [lines[0], lines[1][:32] + "…"]
-    return "<br>".join(plain(line.replace("=", " ")) for line in lines)
+        lines = [lines[0], lines[1][:34] + "…"]
+    return "<br>".join(plain(line) for line in lines)
 
 
 def _hover(row: dict[str, object], words: Words) -> str:

@@ -62,9 +62,9 @@ def draw_heatmap(cells: Cells, words: Words, *, limit: float | None = None) -> g
     return figure
 
 
-def natural_width(columns: int, panels: int = 1) -> tuple[int, int]:
+def natural_width(columns: int, panels: int = 1, cell: int = CELL_WIDTH) -> tuple[int, int]:
     """Least and largest sensible width in pixels of heatmaps with that many columns side by side."""
-    least = panels * (columns * CELL_WIDTH + 40) + 170
+    least = panels * (columns * cell + 24) + 180
     return least, max(min(round(least * 1.35), 1180), least)
 
 
@@ -78,16 +78,17 @@ def add_heatmap(
     col: int | None = None,
     coloraxis: str | None = None,
     compared: bool | None = None,
+    compact: bool = False,
 ) -> None:
     """Add the traces of one heatmap to a figure (a subplot where ``row`` and ``col`` are given).
 
-    ``compared`` says whether colour is the difference to the baseline; default: where there is one.
+    ``compared`` says whether colour is the difference to the baseline; default: where there is one. ``compact`` writes three narrow lines.
     """
     place: dict[str, Any] = {"row": row, "col": col} if row is not None else {}
     has_baseline = bool(cells.table["diff"].notna().any()) if compared is None else compared
     z = cells.matrix("diff" if has_baseline else "mean")
     digits = decimals(cells.table["half"].tolist())
-    text, hover = _texts(cells, words, digits)
+    text, hover = _texts(cells, words, digits, "<br>±" if compact else " ±")
     bound = limit if limit is not None else colour_range(cells)
     colour: dict[str, Any]
     if coloraxis:
@@ -96,7 +97,7 @@ def add_heatmap(
         colour = {"colorscale": DIVERGING, "zmin": -bound, "zmax": bound, "colorbar": colour_bar(cells, words)}
     else:
         colour = {"colorscale": SEQUENTIAL, "colorbar": colour_bar(cells, words)}
-    figure.add_trace(_not_run(cells), **place)
+    figure.add_trace(not_run(cells), **place)
     figure.add_trace(
         go.Heatmap(
             x=list(range(len(cells.x.labels))),
@@ -117,11 +118,16 @@ def add_heatmap(
     span = (bound if has_baseline else 0.5 * (np.nanmax(z) - np.nanmin(z)) or 1.0) if np.isfinite(z).any() else 1.0
     middle = 0.0 if has_baseline else 0.5 * (np.nanmax(z) + np.nanmin(z)) if np.isfinite(z).any() else 0.0
     written = [(a, b, text[b][a], (z[b][a] - middle) / span) for b in range(len(z)) for a in range(len(z[0])) if text[b][a]]
-    add_text(figure, written, DIVERGING if has_baseline else SEQUENTIAL, row=row, col=col)
+    add_text(figure, written, DIVERGING if has_baseline else SEQUENTIAL, row=row, col=col, size=11 if compact else 12)
 
 
 def add_text(
-    figure: go.Figure, texts: Sequence[tuple[int, int, str, float]], scale: list[list[Any]], row: int | None = None, col: int | None = None
+    figure: go.Figure,
+    texts: Sequence[tuple[int, int, str, float]],
+    scale: list[list[Any]],
+    row: int | None = None,
+    col: int | None = None,
+    size: int = 12,
 ) -> None:
     """Write texts ``(x, y, text, where its cell's colour lies from −1 to 1)`` in black or white, whichever reads on that colour."""
     place: dict[str, Any] = {"row": row, "col": col} if row is not None else {}
@@ -133,7 +139,7 @@ def add_text(
                 y=[t[1] for t in mine],
                 text=[t[2] for t in mine],
                 mode="text",
-                textfont={"size": 12, "color": "#ffffff" if dark else "#14181d"},
+                textfont={"size": size, "color": "#ffffff" if dark else MARK},
                 hoverinfo="skip",
                 showlegend=False,
             )
@@ -156,7 +162,7 @@ def colour_bar(cells: Cells, words: Words, *, compared: bool = True) -> dict[str
     return {"title": {"text": title, "side": "right", "font": {"size": 12}}, "thickness": 14, "len": 1.0, "outlinewidth": 0, "ticks": "outside"}
 
 
-def _texts(cells: Cells, words: Words, digits: int) -> tuple[list[list[str]], list[list[str]]]:
+def _texts(cells: Cells, words: Words, digits: int, between: str) -> tuple[list[list[str]], list[list[str]]]:
     shape = (len(cells.y.labels), len(cells.x.labels))
     text = np.full(shape, "", dtype=object)
     hover = np.full(shape, "", dtype=object)
@@ -167,7 +173,7 @@ def _texts(cells: Cells, words: Words, digits: int) -> tuple[list[list[str]], li
         lines = [where]
         if cell["n"]:
             half = f" ± {cell['half']:.{digits}f}" if math.isfinite(cell["half"]) else ""
-            text[place] = f"{cell['mean']:.{digits}f}{half}<br>n = {cell['n']}"
+            text[place] = f"{cell['mean']:.{digits}f}{half}<br>n = {cell['n']}".replace(" ±", between)
             lines.append(f"<b>{cell['mean']:.{digits}f}{half} {words.unit}</b>, {unit} = {cell['n']}, seeds {cell['seeds']}")
             if math.isfinite(cell["diff"]):
                 change = f"{signed(cell['diff'], digits)}" + (f" ± {cell['diff_half']:.{digits}f}" if math.isfinite(cell["diff_half"]) else "")
@@ -178,7 +184,7 @@ def _texts(cells: Cells, words: Words, digits: int) -> tuple[list[list[str]], li
     return text.tolist(), hover.tolist()
 
 
-def _not_run(cells: Cells) -> go.Bar:
+def not_run(cells: Cells) -> go.Bar:
     """Hatched squares for every cell without a value."""
     empty = cells.table[cells.table["n"] == 0]
     label = {"not run": "not run"}
@@ -187,13 +193,18 @@ def _not_run(cells: Cells) -> go.Bar:
         + (label.get(c["status"]) or f"no value: {c['pruned']} pruned, {c['failed']} failed, {c['running']} running")
         for c in empty.to_dict("records")
     ]
+    return hatched(empty["xi"].tolist(), empty["yi"].tolist(), hover)
+
+
+def hatched(x: Sequence[int], y: Sequence[int], hover: Sequence[str]) -> go.Bar:
+    """Hatched squares at cells ``(x, y)``."""
     return go.Bar(
-        x=empty["xi"].tolist(),
-        y=[0.94] * len(empty),
-        base=(empty["yi"] - 0.47).tolist(),
+        x=list(x),
+        y=[0.94] * len(y),
+        base=[v - 0.47 for v in y],
         width=0.96,
         marker={"color": "rgba(0,0,0,0)", "line": {"width": 0}, "pattern": {"shape": "/", "fgcolor": "#9aa1ab", "size": 7, "solidity": 0.18}},
-        hovertext=hover,
+        hovertext=list(hover),
         hoverinfo="text",
         name="no value",
         showlegend=False,
@@ -300,7 +311,8 @@ def draw_companion(cells: Cells, words: Words) -> go.Figure:
     for col, z, form in ((1, cells.matrix("n"), ".0f"), (2, widths, f".{digits}f")):
         shown = np.where(cells.matrix("n") > 0, z, math.nan)
         text = [[f"{v:{form}}" if math.isfinite(v) else "" for v in line] for line in shown]
-        figure.add_trace(_not_run(cells), row=1, col=col)
+        top = float(np.nanmax(shown)) if np.isfinite(shown).any() else 1.0
+        figure.add_trace(not_run(cells), row=1, col=col)
         figure.add_trace(
             go.Heatmap(
                 x=list(range(len(cells.x.labels))),
@@ -310,6 +322,7 @@ def draw_companion(cells: Cells, words: Words) -> go.Figure:
                 hovertemplate=f"{titles[col - 1]}: %{{customdata}}<extra></extra>",
                 colorscale=SEQUENTIAL,
                 zmin=0,
+                zmax=top,
                 showscale=False,
                 xgap=2,
                 ygap=2,
@@ -318,7 +331,6 @@ def draw_companion(cells: Cells, words: Words) -> go.Figure:
             row=1,
             col=col,
         )
-        top = float(np.nanmax(shown)) if np.isfinite(shown).any() else 1.0
         spots = [(a, b, text[b][a], 2 * shown[b][a] / (top or 1.0) - 1) for b in range(len(text)) for a in range(len(text[0])) if text[b][a]]
         add_text(figure, spots, SEQUENTIAL, row=1, col=col)
     styled(figure, 38 * len(cells.y.labels) + 112, margin={"l": 80, "r": 16, "t": 36, "b": 64}, barmode="overlay")

@@ -12,15 +12,19 @@ from plotly.subplots import make_subplots
 
 from kdsearch.analysis.panels import Difference, Panel
 from kdsearch.report.figures.heatmap import (
-    CELL_HEIGHT,
     add_heatmap,
     add_text,
     colour_bar,
     colour_range,
+    hatched,
     heatmap_table,
     level_axis,
 )
 from kdsearch.report.style import DIVERGING, INK, MARK, SEQUENTIAL, Words, decimals, parameter_words, plain, signed, styled
+
+
+COMPACT_WIDTH, COMPACT_HEIGHT = 54, 58
+"""Pixels that a cell's three short lines of text need."""
 
 
 def panels_table(panels: Sequence[Panel]) -> pd.DataFrame:
@@ -44,7 +48,7 @@ def draw_panels(panels: Sequence[Panel], words: Words) -> go.Figure:
     compared = all(p.cells.table["diff"].notna().any() for p in panels)
     figure = _side_by_side([plain(p.title) for p in panels], panels)
     for i, panel in enumerate(panels, start=1):
-        add_heatmap(figure, panel.cells, words, row=1, col=i, coloraxis="coloraxis", compared=compared)
+        add_heatmap(figure, panel.cells, words, row=1, col=i, coloraxis="coloraxis", compared=compared, compact=True)
     if compared:
         bound = max(colour_range(p.cells) for p in panels)
         colour: dict[str, Any] = {"colorscale": DIVERGING, "cmin": -bound, "cmax": bound}
@@ -70,8 +74,9 @@ def draw_differences(found: Sequence[Difference], panels: Sequence[Panel], words
                 continue
             a, b = xs.labels.index(cell["x"]), ys.labels.index(cell["y"])
             half = f" ± {cell['half']:.{digits}f}" if math.isfinite(cell["half"]) else ""
+            narrow = half.replace(" ±", "<br>±")
             z[b][a] = cell["diff"]
-            texts.append((a, b, f"{signed(cell['diff'], digits)}{half}<br>n = {cell['n']}", cell["diff"] / bound))
+            texts.append((a, b, f"{signed(cell['diff'], digits)}{narrow}<br>n = {cell['n']}", cell["diff"] / bound))
             kind = "paired by seed" if cell["paired"] else "not paired"
             where = f"{parameter_words(xs.name, xs.title)}: {plain(cell['x'])}<br>{parameter_words(ys.name, ys.title)}: {plain(cell['y'])}"
             hover[b][a] = f"{where}<br><b>{signed(cell['diff'], digits)}{half} {words.difference_unit}</b>, n = {cell['n']}, {kind}"
@@ -89,10 +94,12 @@ def draw_differences(found: Sequence[Difference], panels: Sequence[Panel], words
             ygap=2,
             hoverongaps=False,
         )
+        missing = [(a, b) for b in range(len(ys.labels)) for a in range(len(xs.labels)) if not math.isfinite(z[b][a])]
+        figure.add_trace(hatched([a for a, _ in missing], [b for _, b in missing], ["not in both"] * len(missing)), row=1, col=i)
         figure.add_trace(trace, row=1, col=i)
         outline = go.Scatter(x=lines[0], y=lines[1], mode="lines", line={"color": MARK, "width": 1.8}, hoverinfo="skip", showlegend=False)
         figure.add_trace(outline, row=1, col=i)
-        add_text(figure, texts, DIVERGING, row=1, col=i)
+        add_text(figure, texts, DIVERGING, row=1, col=i, size=11)
     unit = f" ({words.difference_unit})" if words.difference_unit else ""
     bar = {"title": {"text": f"Difference{unit}", "side": "right", "font": {"size": 12}}, "thickness": 14, "outlinewidth": 0, "ticks": "outside"}
     return _finish(figure, panels, {"colorscale": DIVERGING, "cmin": -bound, "cmax": bound, "colorbar": bar}, count=len(found))
@@ -105,7 +112,7 @@ def _side_by_side(titles: Sequence[str], panels: Sequence[Panel]) -> go.Figure:
 
 def _finish(figure: go.Figure, panels: Sequence[Panel], coloraxis: dict[str, Any], count: int | None = None) -> go.Figure:
     xs, ys = panels[0].cells.x, panels[0].cells.y
-    styled(figure, CELL_HEIGHT * len(ys.labels) + 124, margin={"l": 80, "r": 16, "t": 36, "b": 64}, barmode="overlay", coloraxis=coloraxis)
+    styled(figure, COMPACT_HEIGHT * len(ys.labels) + 124, margin={"l": 80, "r": 16, "t": 36, "b": 64}, barmode="overlay", coloraxis=coloraxis)
     figure.update_annotations(font={"size": 13, "color": INK})
     for i in range(1, (count or len(panels)) + 1):
         own = panels[i - 1].cells if count is None else panels[0].cells

@@ -22,8 +22,8 @@ def strength_table(found: Effects) -> pd.DataFrame:
     return table[["effect", "kind", "share", "low", "high", "eta2", "ss", "df", "f", "p"]]
 
 
-def draw_strength(table: pd.DataFrame, axis: str) -> go.Figure:
-    """Horizontal bars with 95% intervals, strongest on top; ``table`` needs ``effect, kind, share, low, high`` in percent."""
+def draw_strength(table: pd.DataFrame, axis: str, *, percent: bool = True) -> go.Figure:
+    """Horizontal bars with 95% intervals, strongest on top; ``table`` needs ``effect, kind, share, low, high``, in percent or plain."""
     noise = table[table["effect"].isin([SEED, RESIDUAL])]
     rest = table[~table["effect"].isin([SEED, RESIDUAL])].head(MOST)
     shown = pd.concat([rest, noise])
@@ -35,16 +35,21 @@ def draw_strength(table: pd.DataFrame, axis: str) -> go.Figure:
         if mine.empty:
             continue
         up, down = mine["high"] - mine["share"], mine["share"] - mine["low"]
-        hover = [f"{plain(r['effect'])}: {r['share']:.1f}% [{r['low']:.1f}, {r['high']:.1f}]" for r in mine.to_dict("records")]
+        hover = [f"{plain(r['effect'])}: {_text(r['share'], percent)} [{_text(r['low'], percent)}, {_text(r['high'], percent)}]" for r in mine.to_dict("records")]
         error = {"type": "data", "symmetric": False, "array": up.clip(lower=0), "arrayminus": down.clip(lower=0), "thickness": 1.5, "color": "#6b7280"}
         bar = go.Bar(x=mine["share"], y=[plain(e) for e in mine["effect"]], orientation="h", marker={"color": colour}, error_x=error, name=kind)
         figure.add_trace(bar.update(hovertext=hover, hoverinfo="text"))
-    right = max(float(shown["high"].max()), 5.0) if len(shown) else 100.0
+    right = max(float(shown["high"].max()), 5.0 if percent else 0.05) if len(shown) else 1.0
     # Numbers stand right of the interval, where no bar reaches.
     spots = [h + 0.012 * right for h in shown[["high", "share"]].max(axis=1)]
-    text = [f"{v:.0f}%" if v >= 9.5 else f"{v:.1f}%" for v in shown["share"]]
+    text = [_text(v, percent) for v in shown["share"]]
     labels = go.Scatter(x=spots, y=[plain(e) for e in shown["effect"]], text=text, mode="text", textposition="middle right", hoverinfo="skip")
     figure.add_trace(labels.update(showlegend=False, textfont={"size": 12}))
-    figure.update_xaxes(title={"text": axis}, range=[0, right * 1.1], ticksuffix="%")
+    figure.update_xaxes(title={"text": axis}, range=[0, right * 1.1], ticksuffix="%" if percent else "")
+    figure.update_layout(showlegend=shown["kind"].nunique() > 1)
     figure.update_yaxes(categoryorder="array", categoryarray=order, showgrid=False, ticks="", title=None)
     return figure
+
+
+def _text(value: float, percent: bool) -> str:
+    return (f"{value:.0f}%" if value >= 9.5 else f"{value:.1f}%") if percent else f"{value:.2f}"
