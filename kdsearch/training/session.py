@@ -245,10 +245,12 @@ class Session:
         total = torch.zeros((), device=device)
         done, steps = (epoch - 1) * self._batches, optim.epochs * self._batches
         rate = weight = 0.0
+        staged = recipe.precision is not None and bool(recipe.precision.stages)
         self.model.train()
         for index, images in enumerate(self._views.batches(epoch, positions, optim.batch_size)):
             fraction = (done + index) / steps
-            set_progress(self.model, fraction)
+            if staged:
+                set_progress(self.model, fraction)
             rate = schedules.learning_rate(optim, fraction)
             for group in self._optimizer.param_groups:
                 group["lr"] = rate

@@ -20,6 +20,8 @@ class Views:
     def __init__(self, dataset: DataSet, split: Split, augmentation: str, seed: int, device: str) -> None:
         self._dataset, self._seed = dataset, seed
         self._augmentation = AUGMENTATIONS[augmentation]
+        # Measured on 32×32 images, one CPU thread: 10 to 20% off a step of ResNet20 ×1 and ×2, 10 to 40% off an evaluation.
+        self._layout = torch.channels_last if dataset.shape[0] >= 3 else None
         self.images, self.numbers = split.images.to(device), split.numbers.to(device)
 
     def batches(self, epoch: int, order: Tensor, size: int) -> Iterator[Tensor]:
@@ -33,4 +35,7 @@ class Views:
             part = torch.index_select(self.images, 0, order[start : start + piece])
             if chosen is not None and self._augmentation is not None:
                 part = apply(self._augmentation, part, chosen[start : start + piece])
-            yield from torch.split(self._dataset.normalise(part), size)
+            normalised = self._dataset.normalise(part)
+            if self._layout is not None:
+                normalised = normalised.contiguous(memory_format=self._layout)
+            yield from torch.split(normalised, size)
