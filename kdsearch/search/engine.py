@@ -95,7 +95,7 @@ def run_study(
             if ledger is not None:
                 ledger.interrupt()
             progress.stop(ledger)
-    if code == 0:
+    if code == 0 and ledger is not None:
         reason = ledger.halted
         code = 1 if ledger.halted else EXIT_FAILED_TRIALS if ledger.failed else 0
     return _outcome(ledger, code, reason, time.monotonic() - began)

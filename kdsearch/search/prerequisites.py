@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+import math
 import random
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping
@@ -61,19 +62,13 @@ def _combinations(study: Study, stratum: Stratum) -> list[dict[str, Any]]:
     samples = [structure.sample(draw) for _ in range(8)]
     shaping = [p for p in study.parameters(stratum) if _shapes(study, stratum, p, samples)]
     levels = [study.space[p.name].levels() for p in shaping]
-    combinations = 1
-    for values in levels:
-        combinations *= len(values) if values is not None else MOST_COMBINATIONS + 1
-    if combinations > MOST_COMBINATIONS:
+    known = [values for values in levels if values is not None]
+    if len(known) < len(levels) or math.prod(map(len, known)) > MOST_COMBINATIONS:
         return []
     found: dict[str, dict[str, Any]] = {}
-    for values in itertools.product(*(values or [] for values in levels)):
-        chosen = {p.name: value for p, value in zip(shaping, values, strict=True)}
-        for sample in samples:
-            params = {**sample, **chosen}
-            if (kept := _valid(study, stratum, params)) is not None:
-                found.setdefault(str(sorted((p, kept.get(p)) for p in chosen)), kept)
-                break
+    for combination in itertools.product(*known):
+        params = structure.assignment({p.name: value for p, value in zip(shaping, combination, strict=True)})
+        found.setdefault(str([params.get(p.name) for p in shaping]), params)
     return list(found.values())
 
 

@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import logging
 import os
 import shutil
 import tempfile
@@ -221,6 +222,8 @@ class RayBackend:
             else:
                 cpus = max(len(os.sched_getaffinity(0)), cpu * (self._options.workers or 1))
                 ray.init(address="local", num_cpus=int(-(-cpus // 1)), include_dashboard=False, _node_ip_address="127.0.0.1", **quiet)
+        for name in ("ray.tune", "ray.train"):
+            logging.getLogger(name).setLevel(logging.ERROR)
         # Ray sets its own handler for SIGTERM when it starts.
         self._stop.install()
         self._stop.check()
@@ -261,7 +264,8 @@ class RayBackend:
     def run_prerequisites(self, wanted: list[Prerequisite], work_of: Callable[[Prerequisite], Work], tally: Tally) -> None:
         """Train them as Ray tasks, as many at once as there is room for, each after those it needs."""
         task = ray.remote(num_returns="streaming", num_cpus=self._cpu, num_gpus=self._gpu, max_retries=self._retries)(_train)
-        waiting, running = list(wanted), {}
+        waiting = list(wanted)
+        running: dict[Any, Prerequisite] = {}
         while waiting or running:
             for one in [one for one in waiting if tally.ready(one)]:
                 waiting.remove(one)
