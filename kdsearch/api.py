@@ -24,7 +24,9 @@ from kdsearch.spec.study import Study as StudySpec
 from kdsearch.spec.study import load_study
 
 if TYPE_CHECKING:
+    from kdsearch.analysis.confirm import Confirmation
     from kdsearch.analysis.select import Selected
+    from kdsearch.export.bundle import Exported
     from kdsearch.record.run import Run
     from kdsearch.record.trials import TrialRow
     from kdsearch.search.engine import Outcome
@@ -128,18 +130,19 @@ class Study:
         return read_trials(self._run)
 
     def best(self, top: int = 1, stratum: str | None = None) -> list[Selected]:
-        """The best ``top`` configurations of each stratum by the search's own measure, best first.
+        """The best ``top`` configurations of each stratum that keep the constraints, best first: by the confirmation where there is
+        one, else by the search; of a study with two objectives the Pareto front.
 
         Raises:
             NothingEligible: nothing has finished.
         """
-        from kdsearch.analysis.select import best
+        from kdsearch.analysis.eligible import ranked
 
         rows = self.trials()
         names = [s.name for s in self.spec.strata_list()]
         if stratum is not None and stratum not in names:
             raise UsageError(f"no stratum {stratum!r}; the study has: {', '.join(names)}")
-        chosen = [entry for name in names if stratum in (None, name) for entry in best(rows, self.spec, name, top)]
+        chosen = [entry for name in names if stratum in (None, name) for entry in ranked(rows, self.spec, name, top)]
         if not chosen:
             raise NothingEligible(f"{self.folder}: no finished trial to choose from; see: kdsearch status {self.name}")
         return chosen
@@ -164,3 +167,49 @@ class Study:
         if not any(row.state == "COMPLETE" for row in rows):
             return []
         return [self.report(), *write_best(self.spec, self._run, self.store_root, rows)]
+
+    def confirm(
+        self,
+        *,
+        top: int = 5,
+        seeds: int = 5,
+        with_validation: bool = False,
+        workers: int | None = None,
+        address: str | None = None,
+        inline: bool = False,
+        quiet: bool = False,
+        on_event: Callable[[str], None] | None = None,
+    ) -> tuple[list[Confirmation], Outcome]:
+        """Retrain the ``top`` best of each stratum on ``seeds`` fresh seeds, choose on their validation data, and measure the choice
+        on test data of as many further seeds; then write the report and ``best/`` anew. Running it again goes on.
+
+        Args:
+            with_validation: train the choice on all training data as well; that network is then handed over.
+
+        Raises:
+            NothingEligible: nothing has finished that could be confirmed.
+        """
+        from kdsearch.search.confirm import confirm_study
+        from kdsearch.search.engine import RunOptions
+        from kdsearch.search.progress import progress_for
+
+        self.trials()
+        options = RunOptions(workers=workers, address=address, inline=inline)
+        done = confirm_study(
+            self.spec,
+            self._run,
+            self.store_root,
+            options,
+            lambda: progress_for(self.spec, quiet=quiet, on_event=on_event),
+            top=top,
+            seeds=seeds,
+            with_validation=with_validation,
+        )
+        self.hand_over()
+        return done
+
+    def export(self, out: str | Path, **options: Any) -> list[Exported]:
+        """Write the best configurations as models into ``out``; options as of :func:`kdsearch.export.bundle.export_study`."""
+        from kdsearch.export.bundle import export_study
+
+        return export_study(self.spec, self.trials(), self.store_root, out, **options)

@@ -16,6 +16,7 @@ import typer
 from kdsearch.errors import KDSearchError, UsageError
 
 if TYPE_CHECKING:
+    from kdsearch.analysis.confirm import Confirmation, Interval
     from kdsearch.api import Study
     from kdsearch.record.trials import TrialRow
 
@@ -294,6 +295,127 @@ def report(
         _print_json({"report": str(page), "figures": sorted(str(path) for path in (target / "figures").glob("*"))})
     else:
         print(page)
+
+
+@app.command()
+def confirm(
+    study: StudyArg,
+    top: Annotated[int, typer.Option(min=1, help="How many of the search's best are tried again, in each stratum.")] = 5,
+    seeds: Annotated[int, typer.Option(min=2, help="Fresh seeds for the choice, and as many others for the result.")] = 5,
+    with_validation: Annotated[
+        bool, typer.Option("--with-validation", help="Also train the choice on all training data, and hand that network over.")
+    ] = False,
+    workers: Annotated[int | None, typer.Option(min=1, help="Trials at a time. Default: as many as the resources allow.")] = None,
+    address: Annotated[str | None, typer.Option(help="A Ray cluster to join, e.g. auto. Default: Ray on this machine.")] = None,
+    inline: Annotated[bool, typer.Option("--inline", help="Run trials in this process, one after another, without Ray.")] = False,
+    output: Output = Path("runs"),
+    store: StoreOpt = None,
+    storage: StorageOpt = None,
+    sets: Sets = None,
+    allow_code: AllowCode = False,
+    json_out: Json = False,
+    quiet: Quiet = False,
+) -> None:
+    """Retrain the best of a search on fresh seeds: an honest choice, and an honest number for it.
+
+    \b
+    Examples:
+      kdsearch confirm quickstart --top 3 --seeds 5
+      kdsearch confirm my_study --with-validation
+
+    The choice is made on validation data of fresh seeds; its value and interval come from test data of further seeds, beside the
+    baselines on the same seeds. Running it again goes on where it stopped, and adds what --top and --seeds ask for more.
+    """
+    job = _study(study, sets, output, store=store, storage=storage, allow_code=allow_code)
+    found, outcome = job.confirm(
+        top=top,
+        seeds=seeds,
+        with_validation=with_validation,
+        workers=workers,
+        address=address,
+        inline=inline,
+        quiet=quiet or json_out,
+    )
+    if json_out:
+        _print_json({"study": job.name, "exit_code": outcome.exit_code, "confirmations": [one.to_json() for one in found]})
+    else:
+        for one in found:
+            _print_confirmation(one)
+    if outcome.exit_code:
+        raise typer.Exit(outcome.exit_code)
+
+
+def _print_confirmation(one: Confirmation) -> None:
+    rows = [
+        [
+            "*" if c.chosen else "",
+            c.number,
+            _number(c.search_value),
+            _number(c.validation),
+            _number(c.shrinkage),
+            c.n,
+            _params(c.params),
+        ]
+        for c in one.candidates
+    ]
+    _table(
+        ["", "trial", "search", "fresh seeds", "shrinkage", "n", "parameters"], rows, title=f"{one.stratum or 'confirmed'}: {one.metric}"
+    )
+    if one.test is not None:
+        lines = [["chosen (*)", *_interval(one.test), ""]]
+        for name, value in one.baselines.items():
+            paired = one.differences.get(name)
+            lines.append(
+                [name, *_interval(value), "" if paired is None else f"{paired.mean:+.2f} ({paired.low:+.2f} to {paired.high:+.2f})"]
+            )
+        if one.validation is not None:
+            lines.append(["chosen, validation data", *_interval(one.validation), ""])
+        if one.final:
+            mean = sum(one.final.values()) / len(one.final)
+            lines.append(["trained on everything", _number(mean), "", len(one.final), ""])
+        _table(["", one.reported, "95% interval", "n", "chosen minus it, same seeds"], lines)
+        if one.shrinkage is not None:
+            print(f"shrinkage: {one.shrinkage:+.2f} (search value minus fresh seeds without part in the choice, both on validation data)\n")
+
+
+def _interval(found: Interval) -> list[Any]:
+    return [_number(found.mean), f"{found.low:.2f} to {found.high:.2f}" if found.n > 1 else "-", found.n]
+
+
+@app.command()
+def export(
+    study: StudyArg,
+    out: Annotated[Path, typer.Option("--out", help="Folder to write; a folder for each stratum in it where there are several.")],
+    top: Annotated[int, typer.Option(min=1, help="How many of each stratum.")] = 1,
+    formats: Annotated[
+        list[str] | None,
+        typer.Option("--format", help="safetensors, onnx or program. May be given several times. Default: all three."),
+    ] = None,
+    force: Annotated[bool, typer.Option("--force", help="Replace what an export has left in the folder.")] = False,
+    float_input: Annotated[bool, typer.Option("--float-input", help="The ONNX model takes float32 of 0 to 255, not uint8.")] = False,
+    output: Output = Path("runs"),
+    store: StoreOpt = None,
+    storage: StorageOpt = None,
+    sets: Sets = None,
+    allow_code: AllowCode = False,
+    json_out: Json = False,
+) -> None:
+    """Hand over the best configurations: recipe, weights at their bits, ONNX, torch program, model card.
+
+    \b
+    Examples:
+      kdsearch export quickstart --out models
+      kdsearch export my_study --top 2 --format onnx --out models
+
+    Each model is run against the trained network on test pictures before it is kept. Exit code 4: nothing has finished yet.
+    """
+    job = _study(study, sets, output, store=store, storage=storage, allow_code=allow_code)
+    done = job.export(out, top=top, **({"formats": formats} if formats else {}), force=force, float_input=float_input)
+    if json_out:
+        _print_json([one.to_json() for one in done])
+    else:
+        for one in done:
+            print(one.text())
 
 
 @app.command()

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from kdsearch.analysis.select import Choice, best, pareto
+from kdsearch.analysis.select import Selected, best, pareto
 
 if TYPE_CHECKING:
     from kdsearch.record.trials import TrialRow
@@ -33,7 +33,7 @@ def eligible_rows(rows: Sequence[TrialRow], study: Study) -> list[TrialRow]:
     return [row for row in rows if row.role != "search" or keeps_constraints(row, study)]
 
 
-def search_choices(rows: Sequence[TrialRow], study: Study, stratum: str, top: int) -> list[Choice]:
+def search_choices(rows: Sequence[TrialRow], study: Study, stratum: str, top: int) -> list[Selected]:
     """The ``top`` best of the search that keep the constraints, best first; with two objectives the whole Pareto front."""
     found = best(eligible_rows(rows, study), study, stratum, ALL, confirmed=False)
     if len(study.objectives()) < 2 or not found:
@@ -42,3 +42,10 @@ def search_choices(rows: Sequence[TrialRow], study: Study, stratum: str, top: in
     cost = np.array([choice.metrics.get(second.metric, np.nan) for choice in found])
     front = pareto(cost if second.direction == "minimize" else -cost, np.array([c.mean for c in found]), first.direction == "maximize")
     return [choice for choice, keeps in zip(found, front, strict=True) if keeps]
+
+
+def ranked(rows: Sequence[TrialRow], study: Study, stratum: str, top: int) -> list[Selected]:
+    """The ``top`` best that keep the constraints, by the confirmation where there is one; with two objectives the Pareto front."""
+    if len(study.objectives()) > 1:
+        return search_choices(rows, study, stratum, top)
+    return best(eligible_rows(rows, study), study, stratum, top)

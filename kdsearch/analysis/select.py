@@ -15,6 +15,7 @@ import numpy as np
 import pandas as pd
 
 from kdsearch.analysis.cells import BaselineValues, main_baseline
+from kdsearch.analysis.confirm import REPORT_SEEDS
 from kdsearch.analysis.frame import StudyFrame, study_frame
 from kdsearch.analysis.noise import DRAWS, Pooled, Replicates, pooled, replicates, told_apart_from_best
 
@@ -117,6 +118,8 @@ def candidates(frame: StudyFrame, *, confirmed: bool = True, seed: int = 0) -> C
     ``confirmed`` uses confirm rows, where there are any, in place of the search's.
     """
     rows = frame.table[(frame.table["role"] == "confirm") & frame.table["finished"]]
+    if (choice := rows["seed"] < REPORT_SEEDS).any():
+        rows = rows[choice]  # the rest has no part in the choice, see kdsearch.analysis.confirm
     source = "confirm" if confirmed and not rows.empty else "search"
     if source == "search":
         rows = frame.finished

@@ -86,9 +86,7 @@ def _parts(name: str, book: Codebook) -> dict[str, Tensor]:
     return {f"{name}#{part}": tensor.detach().clone() for part, tensor in parts.items() if tensor is not None}
 
 
-def write_packed(
-    path: Path, state: Mapping[str, Tensor], codes: Mapping[str, tuple[Tensor, Codebook]], header: Mapping[str, Any]
-) -> None:
+def write_packed(path: Path, state: Mapping[str, Tensor], codes: Mapping[str, tuple[Tensor, Codebook]], header: Mapping[str, Any]) -> None:
     """Write the file: ``state`` (name → tensor), those of ``codes`` in its packed form, and ``header`` (plain JSON data) beside them."""
     tensors: dict[str, Tensor] = {}
     packings: dict[str, Any] = {}
