@@ -1,0 +1,61 @@
+"""Whether an exported model does what the trained network does, on real pictures."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from kdsearch.errors import ExportError
+from kdsearch.export.student import Student
+
+LOGITS_WITHIN = 1e-4
+SAME_TOP1 = 0.995
+"""Share of pictures, where activations are quantized."""
+
+
+@dataclass(frozen=True)
+class Agreement:
+    """How a model compares with the trained network."""
+
+    images: int
+    same: int
+    """Pictures with the same top-1."""
+    largest: float
+    """Largest difference of a logit."""
+
+    def __str__(self) -> str:
+        return f"the same top-1 on {self.same} of {self.images} pictures, logits within {self.largest:.1g}"
+
+
+@torch.no_grad()
+def compare(run: Callable[[Tensor], Any], student: Student, images: Tensor, *, batch: int = 250) -> Agreement:
+    """``run`` takes (B, C, H, W) uint8 pictures and gives logits; the trained network gets the same, normalised as in training."""
+    same, largest = 0, 0.0
+    for part in images.split(batch):
+        found = np.asarray(run(part))
+        expected = student.trained(student.dataset.normalise(part)).numpy()
+        same += int((found.argmax(1) == expected.argmax(1)).sum())
+        largest = max(largest, float(np.abs(found - expected).max()))
+    return Agreement(len(images), same, largest)
+
+
+def check(name: str, run: Callable[[Tensor], Any], student: Student, images: Tensor) -> Agreement:
+    """How ``run`` agrees with the trained network.
+
+    Raises:
+        ExportError: it does not. Where weights alone are quantized, top-1 must be the same on every picture and logits within 1e-4;
+            with quantized activations top-1 on 99.5%, since a change of memory layout alone takes some over a rounding edge.
+    """
+    found = compare(run, student, images)
+    precision = student.recipe.precision
+    if precision is not None and precision.activations is not None:
+        if found.same < SAME_TOP1 * found.images:
+            raise ExportError(f"{name} and PyTorch: {found}; at least {SAME_TOP1:.1%} must agree")
+    elif found.same < found.images or not found.largest <= LOGITS_WITHIN:
+        raise ExportError(f"{name} and PyTorch: {found}; all must agree, within {LOGITS_WITHIN:g}")
+    return found
