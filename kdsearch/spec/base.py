@@ -27,7 +27,7 @@ def _integral(value: Any) -> Any:
 
 Real = Annotated[float, Strict()]
 """A number; neither a string that looks like one nor true or false."""
-Whole = Annotated[int, Strict(), BeforeValidator(_integral, json_schema_input_type=int)]
+Whole = Annotated[int, Strict(), BeforeValidator(_integral)]
 """A whole number; ``1e3`` counts as one."""
 Flag = Annotated[bool, Strict()]
 """true or false."""

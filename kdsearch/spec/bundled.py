@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import shutil
 from pathlib import Path
+from typing import Literal
 
 from kdsearch.errors import UsageError
 
@@ -64,9 +65,10 @@ def write_starter(target: str | Path) -> list[Path]:
             written.append(target / "search_spaces" / path.name)
             written[-1].parent.mkdir(exist_ok=True)
             shutil.copyfile(path, written[-1])
-        (target / "schema").mkdir()
-        for kind in ("study", "space", "recipe"):
-            written.append(target / "schema" / f"{kind}.json")
+        beside: dict[Literal["study", "recipe", "space"], Path] = {"study": target, "recipe": target, "space": target / "search_spaces"}
+        for kind, below in beside.items():
+            written.append(below / "schema" / f"{kind}.json")
+            written[-1].parent.mkdir(parents=True, exist_ok=True)
             written[-1].write_text(json.dumps(json_schema(kind), indent=2) + "\n", "utf-8")
     except OSError as error:
         raise UsageError(f"{error.filename or target}: cannot be written: {error.strerror}") from None

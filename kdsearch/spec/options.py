@@ -75,7 +75,7 @@ class _Named(Frozen):
     @model_validator(mode="before")
     @classmethod
     def _fill_and_refuse(cls, raw: Any) -> Any:
-        if not isinstance(raw, dict) or raw.get("name") not in cls.rows():
+        if not isinstance(raw, dict) or not isinstance(raw.get("name"), str) or raw["name"] not in cls.rows():
             return raw
         options = cls.rows()[raw["name"]]
         given = {key: value for key, value in raw.items() if value is not None}

@@ -51,8 +51,9 @@ def apply_override(document: Document, text: str) -> None:
         else:
             here[step] = _opened(here.get(step), step, done, text)
             here = here[step]
-    document.forget(done)
-    document.marks[done] = ("--set", None)
+    made = next(length for length in range(1, len(done) + 1) if length == len(done) or done[:length] not in document.marks)
+    document.forget(done[:made])
+    document.marks[done[:made]] = ("--set", None)
 
 
 def _opened(below: Any, step: str, path: Keys, text: str) -> Any:

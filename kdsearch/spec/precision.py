@@ -69,7 +69,7 @@ class _Quantizer(Frozen):
     @model_validator(mode="before")
     @classmethod
     def _fill_and_refuse(cls, raw: Any) -> Any:
-        if not isinstance(raw, dict) or raw.get("quantizer") not in cls.rows():
+        if not isinstance(raw, dict) or not isinstance(raw.get("quantizer"), str) or raw["quantizer"] not in cls.rows():
             return raw  # the field's own type says what is wrong
         name = raw["quantizer"]
         row = cls.rows()[name]

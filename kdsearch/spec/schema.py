@@ -17,6 +17,8 @@ from kdsearch.spec.study_model import SAFE_NAME, Study
 
 DIALECT = "https://json-schema.org/draft/2020-12/schema"
 Schema = dict[str, Any]
+_BOUNDS = {"ge": "minimum", "gt": "exclusiveMinimum", "le": "maximum", "lt": "exclusiveMaximum"}
+"""pydantic leaves a bound under its own name where a validator of ours runs before it."""
 _HOLE: Schema = {"type": "string", "pattern": r"^\$[A-Za-z_]\w*$", "description": "A hole: filled by the space's parameter of that name."}
 
 
@@ -41,8 +43,10 @@ def json_schema(kind: Literal["study", "space", "recipe"]) -> Schema:
 def _plain(node: Any) -> Any:
     """Without the marks that concern keys only, and without titles made from field names."""
     if isinstance(node, dict):
-        dropped = {"kdsearch_key", "kdsearch_historic"}
-        return {key: _plain(value) for key, value in node.items() if key not in dropped and not (key == "title" and isinstance(value, str))}
+        kept = {
+            key: value for key, value in node.items() if not (key.startswith("kdsearch_") or (key == "title" and isinstance(value, str)))
+        }
+        return {_BOUNDS.get(key, key) if "type" in node else key: _plain(value) for key, value in kept.items()}
     return [_plain(one) for one in node] if isinstance(node, list) else node
 
 

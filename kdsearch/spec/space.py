@@ -70,8 +70,10 @@ class ParameterSpec(Frozen):
 
     @model_validator(mode="after")
     def _range(self) -> ParameterSpec:
-        if self.low is None or self.high is None:
+        if self.choices is not None:
             return self
+        if self.low is None or self.high is None:
+            raise FieldProblem("needs either choices, or low and high")
         if not self.low < self.high:
             raise FieldProblem(f"must be below high: {plain(self.high)}, not {plain(self.low)}", "low")
         if self.log and self.low <= 0:
