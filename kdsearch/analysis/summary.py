@@ -68,7 +68,8 @@ def _digits(found: Candidates) -> int:
 
 
 def _signed(value: float, digits: int) -> str:
-    return f"{value:+.{digits}f}".replace("-", "−")
+    text = f"{value:+.{digits}f}"
+    return text.replace("-", "−") if float(text) else text.replace("-", "+")
 
 
 def _best(found: Candidates, unit: str) -> str:

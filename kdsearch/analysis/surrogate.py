@@ -10,6 +10,7 @@ from __future__ import annotations
 import itertools
 import math
 import warnings
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -144,7 +145,7 @@ class Importances:
         return self.r2 >= GOOD_ENOUGH
 
 
-def importances(data: Inputs, *, trees: int = 150, draws: int = 8, seed: int = 0) -> Importances | None:
+def importances(data: Inputs, *, trees: int = 100, draws: int = 8, seed: int = 0) -> Importances | None:
     """Share of each parameter in the forest's permutation importance, with an interval from forests on resampled configurations.
 
     None below :data:`FEWEST` configurations. Shares are of the sum of importances, so they say nothing of noise; R² does.
@@ -152,7 +153,7 @@ def importances(data: Inputs, *, trees: int = 150, draws: int = 8, seed: int = 0
     if len(data.y) < FEWEST or not data.names:
         return None
     forest = RandomForestRegressor(trees, min_samples_leaf=2, oob_score=True, random_state=seed).fit(data.X, data.y)
-    point = _forest_shares(forest, data.X, data.y, seed)
+    point = _forest_shares(forest, data.X, data.y, seed, 5)
     rng = np.random.default_rng(seed)
     again = []
     for draw in range(draws):
@@ -165,27 +166,32 @@ def importances(data: Inputs, *, trees: int = 150, draws: int = 8, seed: int = 0
     return Importances(table, float(forest.oob_score_))
 
 
-def _forest_shares(forest: RandomForestRegressor, X: np.ndarray, y: np.ndarray, seed: int) -> np.ndarray:
-    found = np.maximum(permutation_importance(forest, X, y, n_repeats=3, random_state=seed).importances_mean, 0.0)
+def _forest_shares(forest: RandomForestRegressor, X: np.ndarray, y: np.ndarray, seed: int, repeats: int = 2) -> np.ndarray:
+    found = np.maximum(permutation_importance(forest, X, y, n_repeats=repeats, random_state=seed).importances_mean, 0.0)
     return found / found.sum() if found.sum() > 0 else found
 
 
-def h_statistic(model: Any, X: np.ndarray, first: int, second: int, *, points: int = 6) -> float:
-    """Friedman & Popescu's (2008, eq. 44) H: the share of a pair's joint effect that is not the sum of its two single ones, in [0, 1].
+def h_statistics(model: Any, X: np.ndarray, pairs: Sequence[tuple[int, int]], *, points: int = 6) -> list[float]:
+    """Friedman & Popescu's (2008, eq. 44) H of each pair of columns: the share of the joint effect that is not the sum of the two single
+    ones, in [0, 1]. H, not H².
 
-    From scikit-learn's ``partial_dependence`` on a grid of at most ``points`` values a parameter, weighted equally. H, not H².
+    From scikit-learn's ``partial_dependence`` over the rows of ``X``, on a grid of at most ``points`` values a parameter, weighted equally.
     """
-    grids = {j: _grid(X[:, j], points) for j in (first, second)}
+    grids = {j: _grid(X[:, j], points) for j in {j for pair in pairs for j in pair}}
 
     def dependence(*features: int) -> np.ndarray:
         custom = {j: grids[j] for j in features}
         found = partial_dependence(model, X, list(features), custom_values=custom, kind="average", method="brute")["average"][0]
         return np.asarray(found - found.mean())
 
-    joint = dependence(first, second)
-    rest = joint - dependence(first)[:, None] - dependence(second)[None, :]
-    total = float((joint**2).sum())
-    return math.sqrt(min(float((rest**2).sum()) / total, 1.0)) if total > 0 else 0.0
+    single = {j: dependence(j) for j in grids}
+    out = []
+    for first, second in pairs:
+        joint = dependence(first, second)
+        total = float((joint**2).sum())
+        rest = joint - single[first][:, None] - single[second][None, :]
+        out.append(math.sqrt(min(float((rest**2).sum()) / total, 1.0)) if total > 0 else 0.0)
+    return out
 
 
 def _grid(column: np.ndarray, points: int) -> np.ndarray:
@@ -193,7 +199,7 @@ def _grid(column: np.ndarray, points: int) -> np.ndarray:
     return values if len(values) <= points else np.quantile(column, np.linspace(0.05, 0.95, points))
 
 
-def interactions(data: Inputs, first: list[str], *, draws: int = 8, seed: int = 0, background: int = 60) -> pd.DataFrame:
+def interactions(data: Inputs, first: list[str], *, draws: int = 8, seed: int = 0, background: int = 50) -> pd.DataFrame:
     """H-statistic of pairs among the parameters named first (at most :data:`PAIRS_AMONG`): ``effect, h, low, high``.
 
     The model is the Gaussian process; the bootstrap refits it on resampled configurations with its kernel kept. Empty below
@@ -208,12 +214,12 @@ def interactions(data: Inputs, first: list[str], *, draws: int = 8, seed: int = 
     kernel = model.named_steps["process"].kernel_
     sample = data.X[rng.permutation(len(data.y))[:background]]
     pairs = [(data.names.index(a), data.names.index(b)) for a, b in itertools.combinations(kept, 2)]
-    point = [h_statistic(model, sample, a, b) for a, b in pairs]
+    point = h_statistics(model, sample, pairs)
     again = []
     for _ in range(draws):
         rows = np.unique(rng.integers(0, len(data.y), len(data.y)))  # a point twice would count as exact to the process
         refitted = fit(gaussian_process(data, kernel), data, rows)
-        again.append([h_statistic(refitted, sample, a, b, points=4) for a, b in pairs])
+        again.append(h_statistics(refitted, sample[: background // 2], pairs, points=4))
     bounds = [percentile_interval(np.array(again)[:, i]) for i in range(len(pairs))]
     names = [f"{data.names[a]} × {data.names[b]}" for a, b in pairs]
     return pd.DataFrame({"effect": names, "h": point, "low": [b[0] for b in bounds], "high": [b[1] for b in bounds]})

@@ -156,7 +156,7 @@ def _panel(frame: StudyFrame, panel: str | None) -> str | None:
 def _facts(frame: StudyFrame) -> str:
     counts = frame.counts()
     states = ", ".join(f"{n} {state.lower()}" for state, n in counts.items() if n)
-    kind = "complete grid, every cell on every seed" if frame.grid else f"adaptive search, pruner {frame.pruner}"
+    kind = "grid, a trial is a cell on a seed" if frame.grid else f"adaptive search, pruner {frame.pruner}"
     return f"{sum(counts.values())} trials ({states or 'none yet'}); {kind}."
 
 

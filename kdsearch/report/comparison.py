@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
+from kdsearch.analysis.cells import FEW
 from kdsearch.analysis.panels import Panel, differences
 from kdsearch.report import captions
 from kdsearch.report.figures import heatmap, panels
@@ -11,6 +12,20 @@ from kdsearch.report.style import Figure, Words, capital, short_words, slug, une
 
 PANELS_ABREAST = 4
 """Panels a figure takes; more are left to the CSV."""
+
+
+def _marks(found: Sequence[Panel]) -> str:
+    """What the marks that occur in the panels mean."""
+    tables = [p.cells.table for p in found]
+    marks = [
+        (any((t["n"] == 0).any() for t in tables), "hatched: no value"),
+        (any(t["tied"].any() for t in tables), "outlined: not told apart from the panel's best (thick)"),
+        (any(t["n"].between(1, FEW - 1).any() for t in tables), f"triangle: n < {FEW}"),
+        (any((t["pruned"] > 0).any() for t in tables), "cross: pruned trials"),
+        (any((t["failed"] > 0).any() for t in tables), "dot: failed trials"),
+    ]
+    said = "; ".join(text for occurs, text in marks if occurs)
+    return f" {capital(said)}." if said else ""
 
 
 def panel_figures(found: Sequence[Panel], said: Words, prefix: str, *, to_first: bool, exploration: bool, compare: bool = True) -> list[Figure]:
@@ -30,6 +45,7 @@ def panel_figures(found: Sequence[Panel], said: Words, prefix: str, *, to_first:
     colour = "difference of the mean to the panel's own baseline" if compared else f"mean {said.lower}"
     notes = "; ".join(f"{p.title}: {captions.n_words(p.cells)}, pooled SD {p.cells.noise.sd:.2g}" for p in drawn if p.cells.noise.df > 0)
     caption = f"{names}. {said.axis}. Colour: {colour}, one scale for all panels. Text: mean ± half of the 95% interval, and n.{left_out}"
+    caption += _marks(drawn)
     caption += f" Intervals are pooled within each panel ({notes})." if notes else ""
     caption += f" {captions.EXPLORATION}" if exploration else ""
     figures = [Figure(slug(prefix, "4-panels"), title, caption, panels.panels_table(found), panels.draw_panels(drawn, said), least, max(least, min(least + 300, 1120)))]

@@ -126,7 +126,8 @@ def decimals(spreads: Sequence[float], fallback: int = 2) -> int:
 
 def signed(value: float, digits: int) -> str:
     """A difference with its sign and a true minus: ``+0.31``, ``−0.20``."""
-    return f"{value:+.{digits}f}".replace("-", "−")
+    text = f"{value:+.{digits}f}"
+    return text.replace("-", "−") if float(text) else text.replace("-", "+")
 
 
 def interval(low: float, high: float, digits: int) -> str:

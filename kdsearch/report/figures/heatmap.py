@@ -79,10 +79,12 @@ def add_heatmap(
     coloraxis: str | None = None,
     compared: bool | None = None,
     compact: bool = False,
+    means: tuple[float, float] | None = None,
 ) -> None:
     """Add the traces of one heatmap to a figure (a subplot where ``row`` and ``col`` are given).
 
     ``compared`` says whether colour is the difference to the baseline; default: where there is one. ``compact`` writes three narrow lines.
+    ``means`` is the colour range of plain means where several heatmaps share it.
     """
     place: dict[str, Any] = {"row": row, "col": col} if row is not None else {}
     has_baseline = bool(cells.table["diff"].notna().any()) if compared is None else compared
@@ -115,10 +117,14 @@ def add_heatmap(
     )
     for trace in _marks(cells):
         figure.add_trace(trace, **place)
-    span = (bound if has_baseline else 0.5 * (np.nanmax(z) - np.nanmin(z)) or 1.0) if np.isfinite(z).any() else 1.0
-    middle = 0.0 if has_baseline else 0.5 * (np.nanmax(z) + np.nanmin(z)) if np.isfinite(z).any() else 0.0
+    ends = (-bound, bound) if has_baseline else means or _ends(z)
+    middle, span = (ends[0] + ends[1]) / 2, (ends[1] - ends[0]) / 2 or 1.0
     written = [(a, b, text[b][a], (z[b][a] - middle) / span) for b in range(len(z)) for a in range(len(z[0])) if text[b][a]]
     add_text(figure, written, DIVERGING if has_baseline else SEQUENTIAL, row=row, col=col, size=11 if compact else 12)
+
+
+def _ends(z: np.ndarray) -> tuple[float, float]:
+    return (float(np.nanmin(z)), float(np.nanmax(z))) if np.isfinite(z).any() else (0.0, 1.0)
 
 
 def add_text(
@@ -132,7 +138,7 @@ def add_text(
     """Write texts ``(x, y, text, where its cell's colour lies from −1 to 1)`` in black or white, whichever reads on that colour."""
     place: dict[str, Any] = {"row": row, "col": col} if row is not None else {}
     for dark in (False, True):
-        mine = [t for t in texts if (_luminance(scale, t[3]) < 0.38) == dark]
+        mine = [t for t in texts if (_luminance(scale, t[3]) < 0.18) == dark]
         if mine:
             trace = go.Scatter(
                 x=[t[0] for t in mine],
@@ -147,12 +153,13 @@ def add_text(
 
 
 def _luminance(scale: list[list[Any]], where: float) -> float:
-    """Rough luminance (0 to 1) of a colour scale at ``where`` from −1 to 1."""
+    """Relative luminance (0 to 1, WCAG 2) of a colour scale at ``where`` from −1 to 1; below 0.18 white reads better than black on it."""
     position = min(max((where + 1) / 2, 0.0), 1.0) if math.isfinite(where) else 0.5
     stops = [stop for stop, _ in scale]
     channels = [[int(colour[i : i + 2], 16) / 255 for i in (1, 3, 5)] for _, colour in scale]
     rgb = [float(np.interp(position, stops, [c[i] for c in channels])) for i in range(3)]
-    return 0.299 * rgb[0] + 0.587 * rgb[1] + 0.114 * rgb[2]
+    linear = [c / 12.92 if c <= 0.04045 else ((c + 0.055) / 1.055) ** 2.4 for c in rgb]
+    return 0.2126 * linear[0] + 0.7152 * linear[1] + 0.0722 * linear[2]
 
 
 def colour_bar(cells: Cells, words: Words, *, compared: bool = True) -> dict[str, Any]:
@@ -322,7 +329,7 @@ def draw_companion(cells: Cells, words: Words) -> go.Figure:
                 hovertemplate=f"{titles[col - 1]}: %{{customdata}}<extra></extra>",
                 colorscale=SEQUENTIAL,
                 zmin=0,
-                zmax=top,
+                zmax=1.5 * top,
                 showscale=False,
                 xgap=2,
                 ygap=2,
@@ -331,7 +338,7 @@ def draw_companion(cells: Cells, words: Words) -> go.Figure:
             row=1,
             col=col,
         )
-        spots = [(a, b, text[b][a], 2 * shown[b][a] / (top or 1.0) - 1) for b in range(len(text)) for a in range(len(text[0])) if text[b][a]]
+        spots = [(a, b, text[b][a], 2 * shown[b][a] / (1.5 * top or 1.0) - 1) for b in range(len(text)) for a in range(len(text[0])) if text[b][a]]
         add_text(figure, spots, SEQUENTIAL, row=1, col=col)
     styled(figure, 38 * len(cells.y.labels) + 112, margin={"l": 80, "r": 16, "t": 36, "b": 64}, barmode="overlay")
     figure.update_annotations(font={"size": 13})

@@ -47,14 +47,16 @@ def draw_panels(panels: Sequence[Panel], words: Words) -> go.Figure:
     """Heatmaps side by side; the colour is each panel's difference to its own baseline on one scale, or the mean on one scale."""
     compared = all(p.cells.table["diff"].notna().any() for p in panels)
     figure = _side_by_side([plain(p.title) for p in panels], panels)
+    bound = max(colour_range(p.cells) for p in panels)
+    values = pd.concat([p.cells.table["mean"] for p in panels])
+    means = (float(values.min()), float(values.max()))
+    shared = {"coloraxis": "coloraxis", "compared": compared, "compact": True, "limit": bound, "means": means}
     for i, panel in enumerate(panels, start=1):
-        add_heatmap(figure, panel.cells, words, row=1, col=i, coloraxis="coloraxis", compared=compared, compact=True)
+        add_heatmap(figure, panel.cells, words, row=1, col=i, **shared)
     if compared:
-        bound = max(colour_range(p.cells) for p in panels)
         colour: dict[str, Any] = {"colorscale": DIVERGING, "cmin": -bound, "cmax": bound}
     else:
-        means = pd.concat([p.cells.table["mean"] for p in panels])
-        colour = {"colorscale": SEQUENTIAL, "cmin": means.min(), "cmax": means.max()}
+        colour = {"colorscale": SEQUENTIAL, "cmin": means[0], "cmax": means[1]}
     return _finish(figure, panels, colour | {"colorbar": colour_bar(panels[0].cells, words, compared=compared)})
 
 
