@@ -17,7 +17,9 @@ from torch import Tensor
 
 from kdsearch.errors import DataError
 from kdsearch.spec.recipe import Data
+from kdsearch.training.imagefolder import is_grey, listed
 from kdsearch.training.sources import Pictures, Source, open_source, source_fingerprint
+from kdsearch.training.streamed import Files, files_of
 from kdsearch.training.streams import hashed, stream
 
 
@@ -25,8 +27,8 @@ from kdsearch.training.streams import hashed, stream
 class Split:
     """Pictures of one part of a data set."""
 
-    images: Tensor
-    """(N, C, H, W) uint8."""
+    images: Tensor | Files
+    """(N, C, H, W) uint8, or where they are read from while training."""
     labels: Tensor
     """(N,) int64."""
     numbers: Tensor
@@ -80,38 +82,66 @@ def load(data: Data) -> DataSet:
 
     Raises :class:`DataError` where it is missing, cannot be fetched or holds a file that does not decode.
     """
-    # Fields that change neither which pictures there are nor how they are split share one copy in memory.
-    return _load(data.model_copy(update={"augment": "none", "evaluate_on": "validation", "workers": 0}))
+    # Recipes that differ only in what changes neither the pictures nor their split share one copy in memory.
+    workers = data.workers if data.streamed else 0
+    return _load(data.model_copy(update={"augment": "none", "evaluate_on": "validation", "workers": workers}))
 
 
 @lru_cache(maxsize=8)
 def _load(data: Data) -> DataSet:
+    if data.streamed:
+        return _streamed(data)
     source = _opened(data.name, data.root, data.image_size)
     pictures = source.train
-    numbers = torch.arange(len(pictures.labels))
     labels = torch.from_numpy(pictures.labels)
-    held_out = torch.zeros(len(numbers), dtype=torch.bool)
-    validation: Split | None = None
-    if source.validation is not None:
-        validation = _whole(source.validation)
-    elif data.validation > 0:
+    held_out, used = _parted(data, labels, has_validation=source.validation is not None)
+    validation = _whole(source.validation) if source.validation is not None else _chosen(pictures, held_out) if held_out.any() else None
+    mean, std = _moments(pictures.images)
+    _, channels, height, width = pictures.images.shape
+
+    @lru_cache(maxsize=1)
+    def test() -> Split:
+        return _whole(source.test())
+
+    return DataSet(data, source.classes, (channels, height, width), mean, std, _chosen(pictures, used), validation, test)
+
+
+def _streamed(data: Data) -> DataSet:
+    """A folder whose pictures are decoded while training."""
+    if data.name != "imagefolder":
+        raise DataError(f"{data.name}: only an imagefolder can be streamed; leave data.streamed out")
+    folder = listed(data.root)
+    grey = is_grey(folder)
+
+    def part(name: str) -> Split:
+        files, labels = files_of(data.root, name, data.image_size, data.workers, grey)
+        return Split(files, labels, torch.arange(len(labels)))
+
+    whole = part("train")
+    assert isinstance(whole.images, Files)
+    held_out, used = _parted(data, whole.labels, has_validation="val" in folder.parts)
+    splits = []
+    for which in (used, held_out):
+        positions = torch.nonzero(which).flatten()
+        splits.append(Split(whole.images.chosen(positions), whole.labels[positions], positions))
+    validation = part("val") if "val" in folder.parts else splits[1] if len(splits[1]) else None
+    mean, std = whole.images.moments()
+    return DataSet(data, len(folder.classes), whole.images.shape, mean, std, splits[0], validation, lambda: part("test"))
+
+
+def _parted(data: Data, labels: Tensor, *, has_validation: bool) -> tuple[Tensor, Tensor]:
+    """Which images of the training part are held out for validation, and which are trained on; each (N,) bool."""
+    numbers = torch.arange(len(labels))
+    held_out = torch.zeros(len(labels), dtype=torch.bool)
+    if not has_validation and data.validation > 0:
         held_out = stratified(labels, numbers, data.validation, stream(data.split_seed, "split"))
-        validation = _chosen(pictures, held_out)
     used = ~held_out
     if data.train_fraction < 1:
         rest = numbers[used]
         used[rest] = stratified(labels[rest], rest, data.train_fraction, stream(data.split_seed, "fraction"))
     if not bool(used.any()):
         raise DataError(f"{data.name}: no training images are left; lower data.validation or raise data.train_fraction")
-    mean, std = _moments(pictures.images)
-    shape = tuple(pictures.images.shape[1:])
-    assert len(shape) == 3
-
-    @lru_cache(maxsize=1)
-    def test() -> Split:
-        return _whole(source.test())
-
-    return DataSet(data, source.classes, shape, mean, std, _chosen(pictures, used), validation, test)
+    return held_out, used
 
 
 @lru_cache(maxsize=4)

@@ -144,7 +144,7 @@ def open_folder(root: str | None, image_size: int | None) -> Source:
     """Decode the folder into memory. Raises :class:`DataError` naming the file that does not decode."""
     folder = listed(root)
     size = (image_size, image_size) if image_size is not None else _first_size(folder)
-    grey = _mode(folder) == "L"
+    grey = is_grey(folder)
     bytes_needed = sum(len(listing.files) for name, listing in folder.parts.items() if name != "test") * size[0] * size[1] * 3
     if bytes_needed > IN_MEMORY_LIMIT:
         raise DataError(
@@ -173,17 +173,18 @@ def open_folder(root: str | None, image_size: int | None) -> Source:
 
 def _first_size(folder: Folder) -> tuple[int, int]:
     """(height, width) of the first training picture."""
-    with _opened(folder.parts["train"].files[0]) as image:
+    with opened(folder.parts["train"].files[0]) as image:
         return image.size[1], image.size[0]
 
 
-def _mode(folder: Folder) -> str:
-    """``L`` where the first training picture is grey, else ``RGB``."""
-    with _opened(folder.parts["train"].files[0]) as image:
-        return "L" if image.mode in ("1", "L", "I", "I;16") else "RGB"
+def is_grey(folder: Folder) -> bool:
+    """Whether pictures are read as one channel: where the first training picture is grey."""
+    with opened(folder.parts["train"].files[0]) as image:
+        return image.mode in ("1", "L", "I", "I;16")
 
 
-def _opened(path: Path) -> Image.Image:
+def opened(path: Path) -> Image.Image:
+    """Open a picture. Raises :class:`DataError` naming it where that fails."""
     try:
         return Image.open(path)
     except (UnidentifiedImageError, OSError) as error:
@@ -192,7 +193,7 @@ def _opened(path: Path) -> Image.Image:
 
 def _decoded(files: Sequence[Path], size: tuple[int, int], resize: bool, grey: bool) -> Bytes:
     def one(path: Path) -> Bytes:
-        with _opened(path) as image:
+        with opened(path) as image:
             try:
                 converted = image.convert("L" if grey else "RGB")
             except (OSError, ValueError, SyntaxError) as error:

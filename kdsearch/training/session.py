@@ -225,7 +225,7 @@ class Session:
             self.dataset,
             recipe.data.augment,
             recipe.seed,
-            live=self._live,
+            live=self._live or recipe.data.streamed,
             device=self.device,
             dtype=recipe.optim.dtype,
         )

@@ -9,6 +9,7 @@ from torch import Tensor
 
 from kdsearch.training.augment import AUGMENTATIONS, apply, choices
 from kdsearch.training.data import DataSet, Split
+from kdsearch.training.streamed import Files
 
 PIECE_BYTES = 8 << 20
 """Float bytes prepared at a time: one piece is a whole epoch of digits, a few batches of CIFAR; it stays in the cache."""
@@ -19,13 +20,19 @@ class Views:
 
     def __init__(self, dataset: DataSet, split: Split, augmentation: str, seed: int, device: str) -> None:
         self._dataset, self._seed = dataset, seed
-        self._augmentation = AUGMENTATIONS[augmentation]
+        self._name, self._augmentation = augmentation, AUGMENTATIONS[augmentation]
+        self._device = device
         # Measured on 32×32 images, one CPU thread: 10 to 20% off a step of ResNet20 ×1 and ×2, 10 to 40% off an evaluation.
         self._layout = torch.channels_last if dataset.shape[0] >= 3 else None
-        self.images, self.numbers = split.images.to(device), split.numbers.to(device)
+        self.images = split.images if isinstance(split.images, Files) else split.images.to(device)
+        self.numbers = split.numbers.to(device)
 
     def batches(self, epoch: int, order: Tensor, size: int) -> Iterator[Tensor]:
         """Images at the positions ``order`` (N,) as they look in ``epoch``: float32 (≤ size, C, H, W), the last may be smaller."""
+        if isinstance(self.images, Files):
+            for images in self.images.batches(order, self.numbers, size, self._name, self._seed, epoch):
+                yield self._prepared(images.to(self._device, non_blocking=True))
+            return
         chosen = None
         if self._augmentation is not None:
             chosen = choices(self._augmentation, self._seed, epoch, self.numbers[order])
@@ -35,7 +42,8 @@ class Views:
             part = torch.index_select(self.images, 0, order[start : start + piece])
             if chosen is not None and self._augmentation is not None:
                 part = apply(self._augmentation, part, chosen[start : start + piece])
-            normalised = self._dataset.normalise(part)
-            if self._layout is not None:
-                normalised = normalised.contiguous(memory_format=self._layout)
-            yield from torch.split(normalised, size)
+            yield from torch.split(self._prepared(part), size)
+
+    def _prepared(self, images: Tensor) -> Tensor:
+        normalised = self._dataset.normalise(images)
+        return normalised if self._layout is None else normalised.contiguous(memory_format=self._layout)
