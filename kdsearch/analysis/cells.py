@@ -13,6 +13,7 @@ from dataclasses import dataclass
 import numpy as np
 import pandas as pd
 
+from kdsearch.analysis.confirm import CHOICE_SEEDS
 from kdsearch.analysis.frame import StudyFrame, label_text
 from kdsearch.analysis.levels import Levels, levels_of
 from kdsearch.analysis.noise import NO_NOISE, Pooled, pooled, pooled_by_seed, replicates, told_apart_from_best
@@ -68,14 +69,19 @@ class Cells:
 
 
 def baselines(frame: StudyFrame) -> dict[str, BaselineValues]:
-    """Final values by seed of each baseline; where one was tuned, of its best configuration (which favours the baseline)."""
-    rows = frame.table[(frame.table["role"] == "baseline") & frame.table["finished"]]
+    """Final values by seed of each baseline; where one was tuned, of its best configuration (which favours the baseline).
+
+    Seeds that only a confirmation used are left out: the search never saw them.
+    """
+    rows = frame.table[(frame.table["role"] == "baseline") & frame.table["finished"] & (frame.table["seed"] < CHOICE_SEEDS)]
     found = {}
     for name, group in rows.groupby("baseline", sort=False):
         means = group.groupby("config")["value"].mean()
         best = means.idxmax() if frame.maximize else means.idxmin()
         by_seed = group[group["config"] == best].groupby("seed")["value"].mean()
-        found[str(name)] = BaselineValues(str(name), {float(s): float(v) for s, v in by_seed.items()})
+        found[str(name)] = BaselineValues(
+            str(name), dict(zip(by_seed.index.to_numpy(float).tolist(), by_seed.to_numpy(float).tolist(), strict=True))
+        )
     return found
 
 
@@ -98,13 +104,13 @@ def cells(frame: StudyFrame, x: str, y: str, fixed: Mapping[str, object] | None 
     rows = rows.assign(xi=xi, yi=yi)
     rows = rows[(rows["xi"] >= 0) & (rows["yi"] >= 0)]
     unit = "seed" if frame.grid else "configuration"
-    grouped = {(int(a), int(b)): group for (a, b), group in rows.groupby(["xi", "yi"])}
+    grouped = {(int(str(a)), int(str(b))): group for (a, b), group in rows.groupby(["xi", "yi"])}
     values = {place: _values(group[group["finished"]], unit) for place, group in grouped.items()}
     values = {place: found for place, found in values.items() if found}
     baseline = main_baseline(frame)
     noise = _noise(values, unit)
     diffs, diff_noise = _differences(frame, grouped, values, baseline, unit, noise)
-    best = {place: math.nan for place in values}
+    best = dict.fromkeys(values, math.nan)
     data = replicates({f"{a},{b}": by for (a, b), by in values.items()})
     if len(data.means):
         apart = told_apart_from_best(data, frame.maximize)
@@ -126,9 +132,7 @@ def cells(frame: StudyFrame, x: str, y: str, fixed: Mapping[str, object] | None 
             row |= {"best": best.get((a, b)) == 1.0, "tied": bool(tied.get(f"{a},{b}", False))}
             table.append(row)
     averaged = tuple(n for n in frame.axes if n not in (x, y) and n not in fixed_text and frame.search[f"p.{n}"].nunique() > 1)
-    return Cells(
-        xs, ys, pd.DataFrame(table), noise, diff_noise, baseline, unit, frame.exploration, fixed_text, averaged, values
-    )
+    return Cells(xs, ys, pd.DataFrame(table), noise, diff_noise, baseline, unit, frame.exploration, fixed_text, averaged, values)
 
 
 def _values(done: pd.DataFrame, unit: str) -> dict[float, float]:
@@ -136,7 +140,7 @@ def _values(done: pd.DataFrame, unit: str) -> dict[float, float]:
     if done.empty:
         return {}
     by = done.groupby("seed")["value"].mean() if unit == "seed" else done.groupby("number")["value"].mean()
-    return {float(k): float(v) for k, v in by.items()}
+    return dict(zip(by.index.to_numpy(float).tolist(), by.to_numpy(float).tolist(), strict=True))
 
 
 def _noise(values: Mapping[tuple[int, int], Mapping[float, float]], unit: str) -> Pooled:

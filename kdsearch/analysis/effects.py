@@ -203,7 +203,7 @@ def _shrunk(values: np.ndarray, names: Sequence[str], sums: Mapping[str, tuple[n
     k = len(names)
     cell = values.mean(axis=-1, keepdims=True) - values.mean()
     raw: dict[tuple[int, ...], np.ndarray] = {(): np.zeros([1] * values.ndim)}
-    fitted = np.zeros_like(cell)
+    fitted: np.ndarray = np.zeros_like(cell)
     rest = cell.copy()
     for order in (1, 2):
         for chosen in itertools.combinations(range(k), order):

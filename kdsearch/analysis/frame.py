@@ -6,7 +6,7 @@ Columns of :attr:`StudyFrame.table`:
 
 =================  ==============================================================================================
 ``number``         trial number in its Optuna study
-``role``           ``search``, ``baseline`` or ``confirm``
+``role``           ``search``, ``baseline``, ``confirm`` or ``final``
 ``baseline``       the baseline's name, or None
 ``state``          COMPLETE, PRUNED, FAIL, RUNNING, WAITING: the trial's, not the seed's
 ``config``         identity of the configuration (its parameters, seed left out)
@@ -101,7 +101,7 @@ class Axis:
         return f"p.{self.name}"
 
     def scaled(self, values: Iterable[Any]) -> np.ndarray:
-        """Values as numbers in [0, 1] on the declared scale, shape (n,): logarithmic where declared so, ranks for choices; NaN if absent."""
+        """Values as numbers in [0, 1] on the declared scale, shape (n,): logarithmic if declared so, ranks for choices; absent NaN."""
         if self.kind == "levels":
             rank = {label: i / max(len(self.labels) - 1, 1) for i, label in enumerate(self.labels)}
             return np.array([rank.get(label_text(v), math.nan) if v is not None else math.nan for v in values], dtype=float)
@@ -115,7 +115,7 @@ class Axis:
 def axis_of(parameter: Any, labels: Sequence[Any] = ()) -> Axis:
     """The :class:`Axis` of a study's parameter; ``labels`` add choices that only the trials know."""
     parent = (parameter.parent[0], label_text(parameter.parent[1])) if parameter.parent else None
-    words = {"title": parameter.title or "", "unit": parameter.unit or ""}
+    title, unit = str(parameter.title or ""), str(parameter.unit or "")
     if parameter.kind in ("float", "int"):
         return Axis(
             parameter.name,
@@ -126,9 +126,12 @@ def axis_of(parameter: Any, labels: Sequence[Any] = ()) -> Axis:
             log=bool(parameter.log),
             integer=parameter.kind == "int",
             parent=parent,
-            **words,
+            title=title,
+            unit=unit,
         )
-    return replace(levels_axis(parameter.name, [*parameter.choices, *labels], ordered=bool(parameter.ordered), parent=parent), **words)
+    return replace(
+        levels_axis(parameter.name, [*parameter.choices, *labels], ordered=bool(parameter.ordered), parent=parent), title=title, unit=unit
+    )
 
 
 def levels_axis(name: str, choices: Sequence[Any], *, ordered: bool = False, parent: tuple[str, str] | None = None) -> Axis:
@@ -136,7 +139,7 @@ def levels_axis(name: str, choices: Sequence[Any], *, ordered: bool = False, par
     unique = {label_text(choice): choice for choice in choices}
     numbers = [_number(choice) for choice in unique.values()]
     if unique and all(number is not None for number in numbers):
-        pairs = sorted(zip(numbers, unique, strict=True))  # type: ignore[type-var]
+        pairs = sorted(zip(numbers, unique, strict=True))
         values = tuple(float(number) for number, _ in pairs if number is not None)
         return Axis(name, "levels", tuple(label for _, label in pairs), values, ordered=True, parent=parent)
     return Axis(name, "levels", tuple(unique), ordered=ordered, parent=parent)
@@ -280,8 +283,7 @@ def _table(records: list[dict[str, Any]], axes: Mapping[str, Axis]) -> pd.DataFr
         if column not in table:
             table[column] = pd.Series(dtype=bool if column == "finished" else float if column in ("seed", "value", "seconds") else object)
     for axis in axes.values():
-        kind = "float64" if axis.kind == "range" else object
-        table[axis.column] = table[axis.column].astype(kind)
+        table[axis.column] = table[axis.column].astype("float64" if axis.kind == "range" else "object")
     table["finished"] = table["finished"].astype(bool)
     done = table["finished"]
     repeated = table[done].duplicated(["role", "config", "seed", "key"])

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
+from itertools import pairwise
 
 import numpy as np
 import pandas as pd
@@ -76,7 +77,7 @@ def levels_of(frame: StudyFrame, name: str, bins: int = BINS) -> Levels:
     if axis.integer:
         edges = np.unique(np.round(edges))
     middle = np.sqrt(edges[:-1] * edges[1:]) if axis.log else (edges[:-1] + edges[1:]) / 2
-    labels = [f"{_short(a)}–{_short(b)}" for a, b in zip(edges[:-1], edges[1:], strict=True)]
+    labels = [f"{_short(a)}–{_short(b)}" for a, b in pairwise(edges)]
     return _levels(axis, labels, middle.tolist(), axis.log, edges.tolist(), absent)
 
 

@@ -74,9 +74,6 @@ class Selected:
         return {k: None if isinstance(v, float) and not math.isfinite(v) else v for k, v in asdict(self).items()}
 
 
-Choice = Selected
-
-
 @dataclass(frozen=True)
 class Candidates:
     """Every finished configuration of one stratum with what choosing needs; ``table`` is best first.
@@ -120,6 +117,8 @@ def candidates(frame: StudyFrame, *, confirmed: bool = True, seed: int = 0) -> C
     rows = frame.table[(frame.table["role"] == "confirm") & frame.table["finished"]]
     if (choice := rows["seed"] < REPORT_SEEDS).any():
         rows = rows[choice]  # the rest has no part in the choice, see kdsearch.analysis.confirm
+    if (rows["seed"] < REPORT_SEEDS).any():  # choice seeds choose; those that give the interval have no part in it
+        rows = rows[rows["seed"] < REPORT_SEEDS]
     source = "confirm" if confirmed and not rows.empty else "search"
     if source == "search":
         rows = frame.finished
@@ -196,7 +195,8 @@ def cheapest_as_good(found: Candidates) -> pd.Series | None:
     tied = tied[np.isfinite(tied["cost"].to_numpy(float))]
     if found.cost_name is None or not found.can_tell or tied.empty:
         return None
-    return tied.sort_values("cost", kind="stable").iloc[0]
+    cheapest: pd.Series = tied.sort_values("cost", kind="stable").iloc[0]
+    return cheapest
 
 
 def best(rows: Sequence[TrialRow], study: Study, stratum: str = "", top: int = 5, *, confirmed: bool = True) -> list[Selected]:

@@ -46,7 +46,10 @@ def summary(
         sentences += _ridge(ridge, cells, frame.exploration)
     sentences += _cheapest(found, unit)
     if cells is not None and math.isfinite(cells.noise.levene) and cells.noise.levene < DIFFERENT:
-        sentences.append(f"Cells differ in their noise (Levene's test, p = {cells.noise.levene:.2g}): pooled intervals are too wide or too narrow for some.")
+        sentences.append(
+            f"Cells differ in their noise (Levene's test, p = {cells.noise.levene:.2g}): "
+            "pooled intervals are too wide or too narrow for some."
+        )
     return sentences
 
 
@@ -54,7 +57,11 @@ def _nothing(frame: StudyFrame) -> str:
     counts = frame.counts()
     if sum(counts.values()) == 0:
         return "No trial yet: nothing can be said."
-    parts = [f"{counts[s]} {w}" for s, w in (("PRUNED", "pruned"), ("FAIL", "failed"), ("RUNNING", "running"), ("WAITING", "waiting")) if counts[s]]
+    parts = [
+        f"{counts[s]} {w}"
+        for s, w in (("PRUNED", "pruned"), ("FAIL", "failed"), ("RUNNING", "running"), ("WAITING", "waiting"))
+        if counts[s]
+    ]
     return f"No trial has finished ({', '.join(parts)}): nothing can be said, as a pruned trial's last value is not a final one."
 
 
@@ -75,7 +82,9 @@ def _signed(value: float, digits: int) -> str:
 def _best(found: Candidates, unit: str) -> str:
     row, digits = found.table.iloc[0], _digits(found)
     spread = f" ± {row['half']:.{digits}f}" if math.isfinite(row["half"]) else ""
-    text = f"Best mean: {readable(str(row['config']))} with {row['mean']:.{digits}f}{spread}{' ' + unit if unit else ''} (n = {int(row['n'])}"
+    text = (
+        f"Best mean: {readable(str(row['config']))} with {row['mean']:.{digits}f}{spread}{' ' + unit if unit else ''} (n = {int(row['n'])}"
+    )
     text += ", confirmed on fresh seeds)" if found.source == "confirm" else ")"
     if found.baseline is not None and math.isfinite(row["difference"]):
         diff, half = float(row["difference"]), float(row["difference_half"])
@@ -106,7 +115,10 @@ def _ties(found: Candidates, frame: StudyFrame) -> list[str]:
     if tied >= total:
         return [f"Not enough seeds (n = {n}) to tell any of the {total} configurations apart from the best; it has {probability}."]
     few = {2: "two", 3: "three", 4: "four", 5: "five"}.get(tied, str(tied))
-    return [f"Not enough seeds (n = {n}) to tell the best {few} of {total} configurations apart (95%, all together); the best mean has {probability}."]
+    return [
+        f"Not enough seeds (n = {n}) to tell the best {few} of {total} configurations apart (95%, all together); "
+        f"the best mean has {probability}."
+    ]
 
 
 def _share(row: object, low: float, high: float) -> str:
@@ -124,7 +136,10 @@ def _strengths(found: Effects, cells: Cells | None) -> list[str]:
         sentences.append(f"{', '.join(parts)} of the variance; seeds and noise {100 * noise:.0f}%.")
         sentences[0] = sentences[0][0].upper() + sentences[0][1:]
     else:
-        sentences.append(f"The data cannot tell that any parameter matters: seeds and noise are {100 * noise:.0f}% of the variance (no effect has p < 0.05).")
+        sentences.append(
+            f"The data cannot tell that any parameter matters: seeds and noise are {100 * noise:.0f}% of the variance "
+            "(no effect has p < 0.05)."
+        )
     if cells is not None:
         pair = found.share(cells.x.name, cells.y.name)
         if pair is not None and pair["p"] >= 0.05:
@@ -172,7 +187,8 @@ def _cheapest(found: Candidates, unit: str) -> list[str]:
     if row["config"] == best["config"] or not best["cost"] > 0:
         return []
     return [
-        f"Cheapest among those not told apart from the best: {readable(str(row['config']))}, {row['mean']:.{digits}f}{' ' + unit if unit else ''} "
+        f"Cheapest among those not told apart from the best: {readable(str(row['config']))}, "
+        f"{row['mean']:.{digits}f}{' ' + unit if unit else ''} "
         f"at {row['cost'] / best['cost']:.0%} of its {COSTS[found.cost_name]}."
     ]
 
@@ -189,8 +205,13 @@ def panel_sentences(found: Sequence[Difference], points: str) -> list[str]:
             low, high = one.overall - one.overall_half, one.overall + one.overall_half
             verdict = "" if low > 0 or high < 0 else "; the data cannot tell whether there is a difference"
             spread = f" [{_signed(low, 2)}, {_signed(high, 2)}]"
-            sentences.append(f"{one.title}: {_signed(one.overall, 2)}{spread} {points} over all shared cells, paired by seed; {cells}{verdict}.")
+            sentences.append(
+                f"{one.title}: {_signed(one.overall, 2)}{spread} {points} over all shared cells, paired by seed; {cells}{verdict}."
+            )
         else:
             mean = float(one.table["diff"].mean())
-            sentences.append(f"{one.title}: {_signed(mean, 2)} {points} over {len(one.table)} shared cells; without shared seeds no interval for all together.")
+            sentences.append(
+                f"{one.title}: {_signed(mean, 2)} {points} over {len(one.table)} shared cells; "
+                "without shared seeds no interval for all together."
+            )
     return sentences

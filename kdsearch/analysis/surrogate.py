@@ -81,7 +81,9 @@ def gaussian_process(data: Inputs, kernel: Kernel | None = None) -> Pipeline:
         optimizer = None
     process = GaussianProcessRegressor(kernel, alpha=alpha, normalize_y=True, optimizer=optimizer)
     codes = [sorted(np.unique(data.X[:, j])) for j in np.flatnonzero(data.labels)]
-    encode = ColumnTransformer([("labels", OneHotEncoder(categories=codes, sparse_output=False), np.flatnonzero(data.labels))], remainder="passthrough")
+    encode = ColumnTransformer(
+        [("labels", OneHotEncoder(categories=codes, sparse_output=False), np.flatnonzero(data.labels))], remainder="passthrough"
+    )
     return Pipeline([("encode", encode), ("process", process)])
 
 
@@ -168,7 +170,8 @@ def importances(data: Inputs, *, trees: int = 100, draws: int = 8, seed: int = 0
 
 def _forest_shares(forest: RandomForestRegressor, X: np.ndarray, y: np.ndarray, seed: int, repeats: int = 2) -> np.ndarray:
     found = np.maximum(permutation_importance(forest, X, y, n_repeats=repeats, random_state=seed).importances_mean, 0.0)
-    return found / found.sum() if found.sum() > 0 else found
+    shares: np.ndarray = found / found.sum() if found.sum() > 0 else found
+    return shares
 
 
 def h_statistics(model: Any, X: np.ndarray, pairs: Sequence[tuple[int, int]], *, points: int = 6) -> list[float]:
@@ -222,4 +225,11 @@ def interactions(data: Inputs, first: list[str], *, draws: int = 8, seed: int = 
         again.append(h_statistics(refitted, sample[: background // 2], pairs, points=4))
     bounds = [percentile_interval(np.array(again)[:, i]) for i in range(len(pairs))]
     names = [f"{data.names[a]} × {data.names[b]}" for a, b in pairs]
-    return pd.DataFrame({"effect": names, "h": point, "low": [b[0] for b in bounds], "high": [b[1] for b in bounds]})
+    return pd.DataFrame(
+        {
+            "effect": names,
+            "h": point,
+            "low": [min(b[0], h) for b, h in zip(bounds, point, strict=True)],
+            "high": [max(b[1], h) for b, h in zip(bounds, point, strict=True)],
+        }
+    )

@@ -18,10 +18,10 @@ from kdsearch.analysis.frame import StudyFrame, study_frame
 from kdsearch.analysis.panels import differences, panels_of_frames
 from kdsearch.analysis.summary import panel_sentences
 from kdsearch.errors import UsageError
-from kdsearch.report.figures.heatmap import draw_heatmap
-from kdsearch.report.page import Section, page
 from kdsearch.report.comparison import panel_figures
+from kdsearch.report.figures.heatmap import draw_heatmap
 from kdsearch.report.images import write_images
+from kdsearch.report.page import Section, page
 from kdsearch.report.sections import axes_of, draw_stratum
 from kdsearch.report.style import Figure, slug, words
 from kdsearch.report.trials_table import trials_data
@@ -110,7 +110,9 @@ def _sections(studies: Sequence[tuple[Study, list[TrialRow]]], x: str | None, y:
                 alone = replace(alone, summary=())
             sections.append(alone)
         elif several:
-            head = Section(study.title or study.name, slug("study", study.name), lead=study.description or "", warnings=warnings, parts=parts)
+            head = Section(
+                study.title or study.name, slug("study", study.name), lead=study.description or "", warnings=warnings, parts=parts
+            )
             sections.append(head)
         else:
             overall += [f"{part.title}: {part.summary[0]}" for part in parts if part.summary]
@@ -119,7 +121,9 @@ def _sections(studies: Sequence[tuple[Study, list[TrialRow]]], x: str | None, y:
     return _Made(sections, figures, overall)
 
 
-def _compared(framed: Sequence[tuple[Study, list[tuple[Stratum, StudyFrame]]]], x: str | None, y: str | None) -> tuple[list[Figure], list[str]]:
+def _compared(
+    framed: Sequence[tuple[Study, list[tuple[Stratum, StudyFrame]]]], x: str | None, y: str | None
+) -> tuple[list[Figure], list[str]]:
     """Studies, or a single study's strata, side by side: figures, and a sentence for each difference of studies."""
     several = len(framed) > 1
     frames = [

@@ -28,10 +28,12 @@ def _marks(found: Sequence[Panel]) -> str:
     return f" {capital(said)}." if said else ""
 
 
-def panel_figures(found: Sequence[Panel], said: Words, prefix: str, *, to_first: bool, exploration: bool, compare: bool = True) -> list[Figure]:
-    """Figure 4: panels with one colour scale and, unless ``compare`` is off or it is exploration, the differences between them. Empty below two panels.
+def panel_figures(
+    found: Sequence[Panel], said: Words, prefix: str, *, to_first: bool, exploration: bool, compare: bool = True
+) -> list[Figure]:
+    """Figure 4: panels with one colour scale and the differences between them (unless ``compare`` is off, or it is exploration).
 
-    ``to_first`` takes differences to the first panel (levels of a parameter); else between neighbours (methods in their order).
+    ``to_first`` takes differences to the first panel (levels of a parameter); else between neighbours (methods in their order). Empty below two panels.
     """
     if len(found) < 2:
         return []
@@ -48,16 +50,32 @@ def panel_figures(found: Sequence[Panel], said: Words, prefix: str, *, to_first:
     caption += _marks(drawn)
     caption += f" Intervals are pooled within each panel ({notes})." if notes else ""
     caption += f" {captions.EXPLORATION}" if exploration else ""
-    figures = [Figure(slug(prefix, "4-panels"), title, caption, panels.panels_table(found), panels.draw_panels(drawn, said), least, max(least, min(least + 300, 1120)))]
+    figures = [
+        Figure(
+            slug(prefix, "4-panels"),
+            title,
+            caption,
+            panels.panels_table(found),
+            panels.draw_panels(drawn, said),
+            least,
+            max(least, min(least + 300, 1120)),
+        )
+    ]
     gaps = [d for d in differences(drawn, to_first=to_first) if len(d.table)] if compare and not exploration else []
     if gaps:
         least, _ = heatmap.natural_width(len(first.x.labels), len(gaps), panels.COMPACT_WIDTH)
         paired = all(bool(d.table["paired"].all()) for d in gaps)
+        unit = f" ({said.difference_unit})" if said.difference_unit else ""
+        pairing = "paired by seed" if paired else "not paired where seeds are not shared"
         caption = (
-            f"Differences in {said.lower}{f' ({said.difference_unit})' if said.difference_unit else ''}, with half of the 95% interval and n"
-            f"{', paired by seed' if paired else ', not paired where seeds are not shared'}. Outlined: intervals of single cells that leave out 0; "
+            f"Differences in {said.lower}{unit}, with half of the 95% interval and n, {pairing}. Hatched: not measured in both. "
+            f"Outlined: intervals of single cells that leave out 0; "
             f"of {sum(len(d.table) for d in gaps)} cells, one in twenty does so by chance."
         )
         table, drawing = panels.differences_table(gaps, drawn), panels.draw_differences(gaps, drawn, said)
-        figures.append(Figure(slug(prefix, "4b-differences"), "What each panel adds", caption, table, drawing, least, max(least, min(least + 300, 1120))))
+        figures.append(
+            Figure(
+                slug(prefix, "4b-differences"), "What each panel adds", caption, table, drawing, least, max(least, min(least + 300, 1120))
+            )
+        )
     return figures

@@ -49,6 +49,11 @@ def _write(figures: Sequence[Figure], folder: Path, path: str) -> None:
         drawing = go.Figure(figure.drawing)
         drawing.update_layout(paper_bgcolor="white", width=max(figure.min_width, min(figure.max_width, 900)))
         for kind in FORMATS:
-            options = {"format": kind, "width": drawing.layout.width, "height": drawing.layout.height, "scale": SCALE if kind == "png" else 1}
+            options = {
+                "format": kind,
+                "width": drawing.layout.width,
+                "height": drawing.layout.height,
+                "scale": SCALE if kind == "png" else 1,
+            }
             jobs.append({"fig": drawing, "path": str(folder / f"{figure.slug}.{kind}"), "opts": options})
     kaleido.write_fig_from_object_sync(jobs, kopts={"path": path, "n": 1})

@@ -69,7 +69,9 @@ def page(title: str, lead: str, summary: Sequence[str], sections: Sequence[Secti
     library = get_plotlyjs()
     early = "document.documentElement.dataset.theme=matchMedia('(prefers-color-scheme: dark)').matches?'dark':'light';"
     hashes = " ".join(f"'sha256-{_hash(script)}'" for script in (early, library, code))
-    policy = f"default-src 'none'; script-src {hashes}; style-src 'unsafe-inline'; img-src data: blob:; connect-src data: blob:; base-uri 'none'"
+    policy = (
+        f"default-src 'none'; script-src {hashes}; style-src 'unsafe-inline'; img-src data: blob:; connect-src data: blob:; base-uri 'none'"
+    )
     body = "".join(_section(section, level=2) for section in sections)
     links = "".join(f'<a href="#{escape(s.anchor)}">{escape(s.title)}</a>' for s in sections)
     return f"""<!DOCTYPE html>
@@ -177,7 +179,8 @@ def _shown(value: Any) -> str:
 def _trials_section() -> str:
     states = "".join(f'<option value="{state}">{state.lower()}</option>' for state in ("COMPLETE", "PRUNED", "FAIL", "RUNNING", "WAITING"))
     return f"""<section id="all-trials"><h2>Trials</h2>
-<p class="facts">Every trial, baselines and confirmations included. Choose a heading to sort; a row opens to its recipe, values by seed and keys.</p>
+<p class="facts">Every trial, baselines and confirmations included.
+Choose a heading to sort; a row opens to its recipe, values by seed and keys.</p>
 <div class="controls"><label>Filter <input id="filter" type="search" placeholder="words, such as cr_linear 2" autocomplete="off"></label>
 <label>State <select id="state"><option value="">all</option>{states}</select></label>
 <button id="download" type="button">Download CSV</button> <span class="count" id="count" role="status" aria-live="polite"></span></div>

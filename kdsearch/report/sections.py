@@ -112,7 +112,9 @@ def _heatmap(frame: StudyFrame, shown: Cells, prefix: str) -> Figure:
     title = capital(unescaped(f"{short_words(shown.x.name, shown.x.title)} × {short_words(shown.y.name, shown.y.title)}"))
     if shown.baseline is not None and shown.baseline.by_seed:
         compared = unescaped(baseline_words(shown.baseline.name))
-        colour = f"Colour: difference of the mean to the {compared} ({shown.baseline.mean:.2f} {said.unit}, n = {len(shown.baseline.by_seed)})"
+        colour = (
+            f"Colour: difference of the mean to the {compared} ({shown.baseline.mean:.2f} {said.unit}, n = {len(shown.baseline.by_seed)})"
+        )
         colour += ", paired by seed." if shown.table.loc[shown.table["n"] > 0, "paired"].gt(0).all() else "."
     else:
         colour = f"Colour: mean {said.lower}; the study has no finished baseline to compare with."
@@ -151,7 +153,9 @@ def _ridge(frame: StudyFrame, shown: Cells, prefix: str) -> Figure:
         span = f"{track.slope:.2f} [{track.slope_low:.2f}, {track.slope_high:.2f}]".replace("-", "−")
         caption += f"Rank correlation of the two: {span}. "
     caption += captions.measured(shown, frame, words(frame.metric))
-    return Figure(slug(prefix, "5-ridge"), f"Best {up} for each {across}", caption, track.table, ridge_figure.draw_ridge(track, shown), 420, 760)
+    return Figure(
+        slug(prefix, "5-ridge"), f"Best {up} for each {across}", caption, track.table, ridge_figure.draw_ridge(track, shown), 420, 760
+    )
 
 
 def _strength(
@@ -161,7 +165,7 @@ def _strength(
         table = strength_figure.strength_table(strengths)
         n = strengths.factorial.values.shape[-1]
         caption = (
-            f"Shares of the variance in a complete factorial of {strengths.factorial.values[..., 0].size} cells × {n} seeds, seeds as a block "
+            f"Shares of variance in a complete factorial of {strengths.factorial.values[..., 0].size} cells × {n} seeds, seeds as a block "
             f"(ε²: sums of squares less what noise alone gives). Bars: 95% intervals of a residual bootstrap. Residual SD "
             f"{strengths.residual_sd:.3g}, {strengths.residual_df} degrees of freedom. With seeds and noise, all shares add to 100%."
         )
@@ -221,8 +225,14 @@ def _mechanism(frame: StudyFrame, shown: Cells | None, prefix: str) -> list[Figu
 def _decision(frame: StudyFrame, prefix: str) -> Figure:
     said, found = words(frame.metric), candidates(frame)
     parts = [f"The {min(len(found.table), decision_figure.SHOWN)} best of {len(found.table)} configurations, mean and 95% interval"]
-    n = f"{int(found.table['n'].min())} to {int(found.table['n'].max())}" if found.table["n"].nunique() > 1 else f"{int(found.table['n'].iloc[0])}"
-    parts[0] += f" (n = {n} {'fresh ' if found.source == 'confirm' else ''}{'seed' if n == '1' else 'seeds'}; {captions.split_words(frame.metric)})."
+    n = (
+        f"{int(found.table['n'].min())} to {int(found.table['n'].max())}"
+        if found.table["n"].nunique() > 1
+        else f"{int(found.table['n'].iloc[0])}"
+    )
+    parts[0] += (
+        f" (n = {n} {'fresh ' * (found.source == 'confirm')}{'seed' if n == '1' else 'seeds'}; {captions.split_words(frame.metric)})."
+    )
     if found.can_tell:
         parts.append(f"P(best): share of bootstrap draws over seeds that it wins ({found.data.noise.df:.3g} degrees of freedom).")
     else:
@@ -232,7 +242,9 @@ def _decision(frame: StudyFrame, prefix: str) -> Figure:
         cheapest = cheapest_as_good(found)
         if cheapest is not None:
             parts.append(f"Circled: the cheapest of those not told apart from the best ({readable(str(cheapest['config']))}).")
-    parts.append("These are the search's own numbers: the winner is partly luck until it is confirmed on fresh seeds." * (found.source == "search"))
+    parts.append(
+        "These are the search's own numbers: the winner is partly luck until it is confirmed on fresh seeds." * (found.source == "search")
+    )
     drawn = decision_figure.draw_decision(found, said)
     costly = found.cost_name is not None
     least, most = (860, 1120) if costly else (480, 820)
@@ -246,16 +258,16 @@ def _course(frame: StudyFrame, data: surrogate.Inputs, prefix: str) -> list[Figu
     if len(frame.curves):
         states = ", ".join(f"{counts[s]} {w}" for s, w in (("COMPLETE", "finished"), ("PRUNED", "pruned"), ("FAIL", "failed")) if counts[s])
         caption = (
-            f"{said.name} by epoch, first seed of each trial ({states}; {captions.split_words(frame.metric)}). The band holds the middle 80% "
-            f"of finished trials. At most {curves.DRAWN_AT_MOST} curves of a kind are drawn, evenly over the study; the CSV has all."
+            f"{said.name} by epoch, first seed of each trial ({states}; {captions.split_words(frame.metric)}). The band holds the middle "
+            f"80% of finished trials. At most {curves.DRAWN_AT_MOST} curves of a kind are drawn, evenly over the study; the CSV has all."
         )
         drawn = curves.draw_curves(frame, said)
         found.append(Figure(slug(prefix, "9a-curves"), "Learning curves", caption, curves.curves_table(frame), drawn, 480, 900))
     ranks = early.rank_correlation(frame)
     if len(ranks):
         caption = (
-            f"Whether early epochs foretell the end: Spearman's correlation of each epoch with the last over {int(ranks['n'].iloc[0])} finished "
-            "trials (first seed), 95% bootstrap band over trials. Low early values mean that pruning then would go by luck."
+            f"Whether early epochs foretell the end: Spearman's correlation of each epoch with the last over "
+            f"{int(ranks['n'].iloc[0])} finished trials (first seed), 95% bootstrap band over trials. Low early values mean that pruning then would go by luck."
         )
         caption += " Pruned trials are missing, so for early epochs it is of survivors only." * bool(counts["PRUNED"])
         found.append(Figure(slug(prefix, "9b-early"), "Early epochs against the end", caption, ranks, trust.draw_early(ranks), 420, 760))
@@ -267,7 +279,9 @@ def _course(frame: StudyFrame, data: surrogate.Inputs, prefix: str) -> list[Figu
             f"n = {len(predicted.table)} configurations, R² = {signed(predicted.r2, 2).lstrip('+')}.{worth} {captions.EXPLORATION}"
         )
         drawn = trust.draw_predicted(predicted, said)
-        found.append(Figure(slug(prefix, "9c-surrogate"), "Surrogate: predicted against observed", caption, predicted.table, drawn, 420, 700))
+        found.append(
+            Figure(slug(prefix, "9c-surrogate"), "Surrogate: predicted against observed", caption, predicted.table, drawn, 420, 700)
+        )
     if sum(counts.values()):
         caption = (
             f"Course of the search: {sum(counts.values())} trials, mean of the final {said.lower} over a trial's seeds; "

@@ -54,7 +54,10 @@ def _cell(value: Any, numeric: bool) -> Any:
 
 def _details(row: TrialRow) -> list[list[str]]:
     found = [["recipe", ", ".join(f"{name} = {label_text(value)}" for name, value in row.params.items()) or "(as the study's)"]]
-    found += [[f"seed {seed}", f"{value:.4f}" + (f", key {row.keys[seed][:16]}" if seed in row.keys else "")] for seed, value in row.values.items()]
+    found += [
+        [f"seed {seed}", f"{value:.4f}" + (f", key {row.keys[seed][:16]}" if seed in row.keys else "")]
+        for seed, value in row.values.items()
+    ]
     if row.state == "PRUNED" and row.intermediate:
         found.append(["pruned", f"after epoch {int(row.intermediate[-1][0])}; its last value is not a final one"])
     if row.reason:

@@ -9,7 +9,7 @@ import pandas as pd
 import plotly.graph_objects as go
 
 from kdsearch.analysis.frame import StudyFrame
-from kdsearch.report.style import ACCENT, INK, MUTED, PRUNED, Words, base, faint, plain
+from kdsearch.report.style import ACCENT, INK, PRUNED, Words, base, faint, plain
 
 DRAWN_AT_MOST = 150
 """Single curves drawn per kind; the table holds all of them."""
@@ -98,7 +98,9 @@ def draw_history(frame: StudyFrame, words: Words) -> go.Figure:
     hover = [f"trial {r['number']}: {r['value']:.4g} {words.unit}<br>{plain(r['config'])}" for r in done.to_dict("records")]
     marker = {"size": 6, "color": faint(ACCENT, 0.6)}
     figure.add_trace(
-        go.Scatter(x=done["number"], y=done["value"], mode="markers", marker=marker, hovertext=hover, hoverinfo="text", name="finished trial")
+        go.Scatter(
+            x=done["number"], y=done["value"], mode="markers", marker=marker, hovertext=hover, hoverinfo="text", name="finished trial"
+        )
     )
     line = {"color": INK, "width": 2, "shape": "hv"}
     figure.add_trace(go.Scatter(x=table["number"], y=table["best"], mode="lines", line=line, name="best so far", hoverinfo="skip"))

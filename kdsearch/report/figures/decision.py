@@ -17,7 +17,7 @@ SHOWN = 10
 
 
 def decision_table(found: Candidates) -> pd.DataFrame:
-    """All configurations, best first: ``rank, config, n, mean, half, low, high, p_best, tied, difference, difference_half, cost, on_front``."""
+    """All configurations, best first: ``rank, config, n``, ``mean`` with its interval, ``p_best, tied``, ``difference, cost, on_front``."""
     kept = ["config", "n", "mean", "half", "low", "high", "p_best", "tied", "difference", "difference_half", "cost", "on_front"]
     table = found.table[kept].copy()
     table.insert(0, "rank", range(1, len(table) + 1))
@@ -33,8 +33,14 @@ def draw_decision(found: Candidates, words: Words) -> go.Figure:
     ranked = found.table.head(SHOWN).iloc[::-1]
     col = 2 if costly else 1
     names = [f"{len(ranked) - i}" for i in range(len(ranked))]
-    hover = [_hover(r, words) for r in ranked.to_dict("records")]
-    error = {"type": "data", "array": [0 if not math.isfinite(h) else h for h in ranked["half"]], "thickness": 1.6, "width": 4, "color": MUTED}
+    hover = [_hover(r, words) for r in _records(ranked)]
+    error = {
+        "type": "data",
+        "array": [0 if not math.isfinite(h) else h for h in ranked["half"]],
+        "thickness": 1.6,
+        "width": 4,
+        "color": MUTED,
+    }
     colours = [ACCENT if tied else faint(MUTED, 0.7) for tied in ranked["tied"]]
     dots = go.Scatter(x=ranked["mean"], y=names, mode="markers", error_x=error, marker={"size": 9, "color": colours}, showlegend=False)
     figure.add_trace(dots.update(hovertext=hover, hoverinfo="text"), row=1, col=col)
@@ -67,6 +73,10 @@ def _brief(config: str) -> str:
     return "<br>".join(plain(line) for line in lines)
 
 
+def _records(table: pd.DataFrame) -> list[dict[str, object]]:
+    return [{str(k): v for k, v in row.items()} for row in table.to_dict("records")]
+
+
 def _hover(row: dict[str, object], words: Words) -> str:
     half, p = float(str(row["half"])), float(str(row["p_best"]))
     spread = f" ± {half:.3g}" if math.isfinite(half) else ""
@@ -79,18 +89,24 @@ def _costs(figure: go.Figure, found: Candidates, words: Words) -> None:
     table = found.table[found.table["cost"].notna()]
     front = table[table["on_front"]].sort_values("cost")
     line = {"color": MUTED, "width": 1.5, "shape": "hv", "dash": "dot"}
-    figure.add_trace(go.Scatter(x=front["cost"], y=front["mean"], mode="lines", line=line, name="Pareto front", hoverinfo="skip"), row=1, col=1)
+    figure.add_trace(
+        go.Scatter(x=front["cost"], y=front["mean"], mode="lines", line=line, name="Pareto front", hoverinfo="skip"), row=1, col=1
+    )
     for tied, name, colour in ((False, "told apart from the best", faint("#6b7280", 0.55)), (True, "not told apart from the best", ACCENT)):
         mine = table[table["tied"] == tied]
         if len(mine):
-            hover = [_hover(r, words) for r in mine.to_dict("records")]
+            hover = [_hover(r, words) for r in _records(mine)]
             marker = {"size": 8, "color": colour}
-            trace = go.Scatter(x=mine["cost"], y=mine["mean"], mode="markers", marker=marker, name=name if found.can_tell else "configurations")
+            trace = go.Scatter(
+                x=mine["cost"], y=mine["mean"], mode="markers", marker=marker, name=name if found.can_tell else "configurations"
+            )
             figure.add_trace(trace.update(hovertext=hover, hoverinfo="text", showlegend=found.can_tell), row=1, col=1)
     cheapest = cheapest_as_good(found)
     if cheapest is not None:
         marker = {"symbol": "circle-open", "size": 17, "color": "#d4702c", "line": {"width": 2.5}}
-        trace = go.Scatter(x=[cheapest["cost"]], y=[cheapest["mean"]], mode="markers", marker=marker, name="cheapest of these", hoverinfo="skip")
+        trace = go.Scatter(
+            x=[cheapest["cost"]], y=[cheapest["mean"]], mode="markers", marker=marker, name="cheapest of these", hoverinfo="skip"
+        )
         figure.add_trace(trace, row=1, col=1)
     title = COSTS[str(found.cost_name)]
     positive = bool((table["cost"] > 0).all()) and float(table["cost"].max()) > 8 * float(table["cost"].min())

@@ -166,7 +166,13 @@ def colour_bar(cells: Cells, words: Words, *, compared: bool = True) -> dict[str
     """Colour bar of a heatmap: what its colour is, with the unit."""
     unit = f" ({words.difference_unit})" if words.difference_unit else ""
     title = f"Difference to {baseline_words(cells.baseline.name)}{unit}" if compared and cells.baseline is not None else words.axis
-    return {"title": {"text": title, "side": "right", "font": {"size": 12}}, "thickness": 14, "len": 1.0, "outlinewidth": 0, "ticks": "outside"}
+    return {
+        "title": {"text": title, "side": "right", "font": {"size": 12}},
+        "thickness": 14,
+        "len": 1.0,
+        "outlinewidth": 0,
+        "ticks": "outside",
+    }
 
 
 def _texts(cells: Cells, words: Words, digits: int, between: str) -> tuple[list[list[str]], list[list[str]]]:
@@ -176,14 +182,15 @@ def _texts(cells: Cells, words: Words, digits: int, between: str) -> tuple[list[
     unit = "n" if cells.unit == "seed" else "configurations"
     for cell in cells.table.to_dict("records"):
         place = (cell["yi"], cell["xi"])
-        where = f"{parameter_words(cells.x.name, cells.x.title)}: {plain(cell['x'])}<br>{parameter_words(cells.y.name, cells.y.title)}: {plain(cell['y'])}"
-        lines = [where]
+        lines = [_where(cells, cell["x"], cell["y"])]
         if cell["n"]:
             half = f" ± {cell['half']:.{digits}f}" if math.isfinite(cell["half"]) else ""
             text[place] = f"{cell['mean']:.{digits}f}{half}<br>n = {cell['n']}".replace(" ±", between)
             lines.append(f"<b>{cell['mean']:.{digits}f}{half} {words.unit}</b>, {unit} = {cell['n']}, seeds {cell['seeds']}")
             if math.isfinite(cell["diff"]):
-                change = f"{signed(cell['diff'], digits)}" + (f" ± {cell['diff_half']:.{digits}f}" if math.isfinite(cell["diff_half"]) else "")
+                change = f"{signed(cell['diff'], digits)}" + (
+                    f" ± {cell['diff_half']:.{digits}f}" if math.isfinite(cell["diff_half"]) else ""
+                )
                 lines.append(f"to baseline: {change} {words.difference_unit}" + (" (paired by seed)" if cell["paired"] else ""))
             lines += ["not told apart from the best"] * bool(cell["tied"] and not cell["best"]) + ["best mean"] * bool(cell["best"])
         lines += [f"{cell[name]} {name}" for name in ("pruned", "failed", "running") if cell[name]]
@@ -191,12 +198,17 @@ def _texts(cells: Cells, words: Words, digits: int, between: str) -> tuple[list[
     return text.tolist(), hover.tolist()
 
 
+def _where(cells: Cells, x: object, y: object) -> str:
+    """Which cell, in two lines of hover text."""
+    return f"{parameter_words(cells.x.name, cells.x.title)}: {plain(x)}<br>{parameter_words(cells.y.name, cells.y.title)}: {plain(y)}"
+
+
 def not_run(cells: Cells) -> go.Bar:
     """Hatched squares for every cell without a value."""
     empty = cells.table[cells.table["n"] == 0]
     label = {"not run": "not run"}
     hover = [
-        f"{parameter_words(cells.x.name, cells.x.title)}: {plain(c['x'])}<br>{parameter_words(cells.y.name, cells.y.title)}: {plain(c['y'])}<br>"
+        f"{_where(cells, c['x'], c['y'])}<br>"
         + (label.get(c["status"]) or f"no value: {c['pruned']} pruned, {c['failed']} failed, {c['running']} running")
         for c in empty.to_dict("records")
     ]
@@ -210,7 +222,11 @@ def hatched(x: Sequence[int], y: Sequence[int], hover: Sequence[str]) -> go.Bar:
         y=[0.94] * len(y),
         base=[v - 0.47 for v in y],
         width=0.96,
-        marker={"color": "rgba(0,0,0,0)", "line": {"width": 0}, "pattern": {"shape": "/", "fgcolor": "#9aa1ab", "size": 7, "solidity": 0.18}},
+        marker={
+            "color": "rgba(0,0,0,0)",
+            "line": {"width": 0},
+            "pattern": {"shape": "/", "fgcolor": "#9aa1ab", "size": 7, "solidity": 0.18},
+        },
         hovertext=list(hover),
         hoverinfo="text",
         name="no value",
@@ -266,7 +282,11 @@ def _legend(figure: go.Figure, cells: Cells) -> bool:
             "not told apart from the best",
             {"symbol": "square", **square, "line": {"width": 1.6, "color": INK}},
         ),
-        (bool(table["n"].between(1, FEW - 1).any()), f"n < {FEW}", {"symbol": "triangle-up-open", "size": 9, "color": INK, "line": {"width": 1.4}}),
+        (
+            bool(table["n"].between(1, FEW - 1).any()),
+            f"n < {FEW}",
+            {"symbol": "triangle-up-open", "size": 9, "color": INK, "line": {"width": 1.4}},
+        ),
         (bool((table["pruned"] > 0).any()), "pruned trials", {"symbol": "x-thin", "size": 8, "line": {"width": 2, "color": PRUNED}}),
         (bool((table["failed"] > 0).any()), "failed trials", {"symbol": "circle", "size": 8, "color": "#b23a48"}),
     ]
@@ -338,7 +358,12 @@ def draw_companion(cells: Cells, words: Words) -> go.Figure:
             row=1,
             col=col,
         )
-        spots = [(a, b, text[b][a], 2 * shown[b][a] / (1.5 * top or 1.0) - 1) for b in range(len(text)) for a in range(len(text[0])) if text[b][a]]
+        spots = [
+            (a, b, text[b][a], 2 * shown[b][a] / (1.5 * top or 1.0) - 1)
+            for b in range(len(text))
+            for a in range(len(text[0]))
+            if text[b][a]
+        ]
         add_text(figure, spots, SEQUENTIAL, row=1, col=col)
     styled(figure, 38 * len(cells.y.labels) + 112, margin={"l": 80, "r": 16, "t": 36, "b": 64}, barmode="overlay")
     figure.update_annotations(font={"size": 13})

@@ -167,7 +167,7 @@ def _half(value: float, digits: int) -> str:
 def _baseline(figure: go.Figure, cells: Cells, positions: list[float], is_log: bool) -> None:
     assert cells.baseline is not None
     low, high = _padded(positions, is_log)
-    ends = [10**low, 10**high] if is_log else [low, high]
+    ends = (10**low, 10**high) if is_log else (low, high)
     mean, n = cells.baseline.mean, len(cells.baseline.by_seed)
     name = baseline_words(cells.baseline.name)
     own = cells.baseline.noise()
@@ -176,10 +176,12 @@ def _baseline(figure: go.Figure, cells: Cells, positions: list[float], is_log: b
         y = [mean - half, mean - half, mean + half, mean + half]
         band = {"mode": "lines", "line": {"width": 0}, "fill": "toself", "fillcolor": faint(MUTED, 0.14), "legendgroup": "baseline"}
         figure.add_trace(go.Scatter(x=[*ends, *ends[::-1]], y=y, hoverinfo="skip", showlegend=False, **band), row=1, col=1)
-    x = np.geomspace(*ends, 30) if is_log else np.linspace(*ends, 30)
+    x = np.geomspace(ends[0], ends[1], 30) if is_log else np.linspace(ends[0], ends[1], 30)
     hover = f"{name}: {mean:.3f}{_half(half, 3)}, n = {n}"
     line = {"color": MUTED, "width": 2, "dash": "dot"}
-    trace = go.Scatter(x=x.tolist(), y=[mean] * 30, mode="lines", line=line, name=name, legendgroup="baseline", hovertext=hover, hoverinfo="text")
+    trace = go.Scatter(
+        x=x.tolist(), y=[mean] * 30, mode="lines", line=line, name=name, legendgroup="baseline", hovertext=hover, hoverinfo="text"
+    )
     figure.add_trace(trace, row=1, col=1)
 
 

@@ -22,7 +22,6 @@ from kdsearch.report.figures.heatmap import (
 )
 from kdsearch.report.style import DIVERGING, INK, MARK, SEQUENTIAL, Words, decimals, parameter_words, plain, signed, styled
 
-
 COMPACT_WIDTH, COMPACT_HEIGHT = 54, 58
 """Pixels that a cell's three short lines of text need."""
 
@@ -50,7 +49,7 @@ def draw_panels(panels: Sequence[Panel], words: Words) -> go.Figure:
     bound = max(colour_range(p.cells) for p in panels)
     values = pd.concat([p.cells.table["mean"] for p in panels])
     means = (float(values.min()), float(values.max()))
-    shared = {"coloraxis": "coloraxis", "compared": compared, "compact": True, "limit": bound, "means": means}
+    shared: dict[str, Any] = {"coloraxis": "coloraxis", "compared": compared, "compact": True, "limit": bound, "means": means}
     for i, panel in enumerate(panels, start=1):
         add_heatmap(figure, panel.cells, words, row=1, col=i, **shared)
     if compared:
@@ -103,7 +102,12 @@ def draw_differences(found: Sequence[Difference], panels: Sequence[Panel], words
         figure.add_trace(outline, row=1, col=i)
         add_text(figure, texts, DIVERGING, row=1, col=i, size=11)
     unit = f" ({words.difference_unit})" if words.difference_unit else ""
-    bar = {"title": {"text": f"Difference{unit}", "side": "right", "font": {"size": 12}}, "thickness": 14, "outlinewidth": 0, "ticks": "outside"}
+    bar = {
+        "title": {"text": f"Difference{unit}", "side": "right", "font": {"size": 12}},
+        "thickness": 14,
+        "outlinewidth": 0,
+        "ticks": "outside",
+    }
     return _finish(figure, panels, {"colorscale": DIVERGING, "cmin": -bound, "cmax": bound, "colorbar": bar}, count=len(found))
 
 
@@ -114,7 +118,9 @@ def _side_by_side(titles: Sequence[str], panels: Sequence[Panel]) -> go.Figure:
 
 def _finish(figure: go.Figure, panels: Sequence[Panel], coloraxis: dict[str, Any], count: int | None = None) -> go.Figure:
     xs, ys = panels[0].cells.x, panels[0].cells.y
-    styled(figure, COMPACT_HEIGHT * len(ys.labels) + 124, margin={"l": 80, "r": 16, "t": 36, "b": 64}, barmode="overlay", coloraxis=coloraxis)
+    styled(
+        figure, COMPACT_HEIGHT * len(ys.labels) + 124, margin={"l": 80, "r": 16, "t": 36, "b": 64}, barmode="overlay", coloraxis=coloraxis
+    )
     figure.update_annotations(font={"size": 13, "color": INK})
     for i in range(1, (count or len(panels)) + 1):
         own = panels[i - 1].cells if count is None else panels[0].cells

@@ -27,7 +27,15 @@ def draw_ridge(found: Ridge, cells: Cells) -> go.Figure:
         go.Scatter(
             x=x,
             y=y,
-            error_y={"type": "data", "symmetric": False, "array": up, "arrayminus": down, "thickness": 5, "width": 0, "color": "rgba(47,109,179,0.3)"},
+            error_y={
+                "type": "data",
+                "symmetric": False,
+                "array": up,
+                "arrayminus": down,
+                "thickness": 5,
+                "width": 0,
+                "color": "rgba(47,109,179,0.3)",
+            },
             mode="markers",
             marker={"size": 12, "color": ACCENT},
             hovertext=hover,

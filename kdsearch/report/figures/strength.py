@@ -14,7 +14,7 @@ KINDS = {"parameter": ACCENT, "pair": "#d4702c", "seeds and noise": MUTED}
 
 
 def strength_table(found: Effects) -> pd.DataFrame:
-    """The analysis of variance as a table: ``effect, kind, share, low, high, eta2, ss, df, f, p``; shares are ε², in percent of variance."""
+    """The analysis of variance: ``effect, kind, share, low, high, eta2, ss, df, f, p``; shares are ε², in percent of variance."""
     table = found.table.copy()
     table["kind"] = table["order"].map({0: "seeds and noise", 1: "parameter", 2: "pair", 3: "pair"})
     for column in ("share", "low", "high", "eta2"):
@@ -35,15 +35,29 @@ def draw_strength(table: pd.DataFrame, axis: str, *, percent: bool = True) -> go
         if mine.empty:
             continue
         up, down = mine["high"] - mine["share"], mine["share"] - mine["low"]
-        hover = [f"{plain(r['effect'])}: {_text(r['share'], percent)} [{_text(r['low'], percent)}, {_text(r['high'], percent)}]" for r in mine.to_dict("records")]
-        error = {"type": "data", "symmetric": False, "array": up.clip(lower=0), "arrayminus": down.clip(lower=0), "thickness": 1.5, "color": "#6b7280"}
-        bar = go.Bar(x=mine["share"], y=[plain(e) for e in mine["effect"]], orientation="h", marker={"color": colour}, error_x=error, name=kind)
+        hover = [
+            f"{plain(r['effect'])}: {_text(r['share'], percent)} [{_text(r['low'], percent)}, {_text(r['high'], percent)}]"
+            for r in mine.to_dict("records")
+        ]
+        error = {
+            "type": "data",
+            "symmetric": False,
+            "array": up.clip(lower=0),
+            "arrayminus": down.clip(lower=0),
+            "thickness": 1.5,
+            "color": "#6b7280",
+        }
+        bar = go.Bar(
+            x=mine["share"], y=[plain(e) for e in mine["effect"]], orientation="h", marker={"color": colour}, error_x=error, name=kind
+        )
         figure.add_trace(bar.update(hovertext=hover, hoverinfo="text"))
     right = max(float(shown["high"].max()), 5.0 if percent else 0.05) if len(shown) else 1.0
     # Numbers stand right of the interval, where no bar reaches.
     spots = [h + 0.012 * right for h in shown[["high", "share"]].max(axis=1)]
     text = [_text(v, percent) for v in shown["share"]]
-    labels = go.Scatter(x=spots, y=[plain(e) for e in shown["effect"]], text=text, mode="text", textposition="middle right", hoverinfo="skip")
+    labels = go.Scatter(
+        x=spots, y=[plain(e) for e in shown["effect"]], text=text, mode="text", textposition="middle right", hoverinfo="skip"
+    )
     figure.add_trace(labels.update(showlegend=False, textfont={"size": 12}))
     figure.update_xaxes(title={"text": axis}, range=[0, right * 1.1], ticksuffix="%" if percent else "")
     figure.update_layout(showlegend=shown["kind"].nunique() > 1)

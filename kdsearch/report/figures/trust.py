@@ -13,9 +13,18 @@ def draw_early(table: pd.DataFrame) -> go.Figure:
     """Spearman's correlation of each epoch with the last, with its band."""
     figure = base(320, margin={"l": 72, "r": 24, "t": 24, "b": 60})
     x = table["epoch"].tolist()
-    band = {"mode": "lines", "line": {"width": 0}, "fill": "toself", "fillcolor": faint(ACCENT, 0.18), "hoverinfo": "skip", "showlegend": False}
+    band = {
+        "mode": "lines",
+        "line": {"width": 0},
+        "fill": "toself",
+        "fillcolor": faint(ACCENT, 0.18),
+        "hoverinfo": "skip",
+        "showlegend": False,
+    }
     figure.add_trace(go.Scatter(x=x + x[::-1], y=table["high"].tolist() + table["low"].tolist()[::-1], **band))
-    hover = [f"epoch {r['epoch']}: {r['correlation']:.2f} [{r['low']:.2f}, {r['high']:.2f}], n = {r['n']}" for r in table.to_dict("records")]
+    hover = [
+        f"epoch {r['epoch']}: {r['correlation']:.2f} [{r['low']:.2f}, {r['high']:.2f}], n = {r['n']}" for r in table.to_dict("records")
+    ]
     line = {"color": ACCENT, "width": 2}
     trace = go.Scatter(x=x, y=table["correlation"], mode="lines+markers", line=line, hovertext=hover, hoverinfo="text", showlegend=False)
     figure.add_trace(trace)
@@ -32,10 +41,15 @@ def draw_predicted(found: Predicted, words: Words) -> go.Figure:
     ends = [float(table[["observed", "predicted"]].min().min()), float(table[["observed", "predicted"]].max().max())]
     diagonal = {"color": MUTED, "width": 1.5, "dash": "dot"}
     figure.add_trace(go.Scatter(x=ends, y=ends, mode="lines", line=diagonal, hoverinfo="skip", showlegend=False))
-    hover = [f"{plain(r['config'])}<br>observed {r['observed']:.2f}, predicted {r['predicted']:.2f} ± {r['sd']:.2f}" for r in table.to_dict("records")]
+    hover = [
+        f"{plain(r['config'])}<br>observed {r['observed']:.2f}, predicted {r['predicted']:.2f} ± {r['sd']:.2f}"
+        for r in table.to_dict("records")
+    ]
     error = {"type": "data", "array": table["sd"], "thickness": 1, "width": 0, "color": faint(MUTED, 0.45)}
     marker = {"size": 7, "color": faint(ACCENT, 0.75)}
-    trace = go.Scatter(x=table["observed"], y=table["predicted"], mode="markers", error_y=error, marker=marker, hovertext=hover, hoverinfo="text")
+    trace = go.Scatter(
+        x=table["observed"], y=table["predicted"], mode="markers", error_y=error, marker=marker, hovertext=hover, hoverinfo="text"
+    )
     figure.add_trace(trace.update(showlegend=False))
     unit = f" ({words.unit})" if words.unit else ""
     figure.update_xaxes(title={"text": f"Observed {words.lower}{unit}"})
