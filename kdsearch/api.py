@@ -115,7 +115,7 @@ class Study:
         """Folder of trained networks."""
         from kdsearch.record.store import Store
 
-        return Path(self._store) if self._store is not None else Store.default_root()
+        return Path(self._store) if self._store is not None else Store.default().root
 
     def trials(self) -> list[TrialRow]:
         """Every trial of the run, baselines and confirmations included.

@@ -7,7 +7,7 @@ import dataclasses
 import json
 import os
 import sys
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
@@ -445,18 +445,16 @@ def train(
     from kdsearch.training.evaluate import evaluate
     from kdsearch.training.train import train as train_recipe
 
-    where = Store(Path(store) if store else Store.default_root())
-    told = (lambda line: None) if quiet or json_out else _say
+    where = Store(Path(store) if store else Store.default().root)
+    told: Callable[[str], None] = (lambda line: None) if quiet or json_out else _say
     used_device = device or str(provenance.get("device") or "cpu")
-    metrics = train_recipe(
-        parsed,
-        where,
-        device=used_device,
-        threads=threads or int(provenance.get("threads") or 1),
-        on_epoch=lambda role, epoch, epochs, seen: told(
-            f"{role}: epoch {epoch}/{epochs}  " + "  ".join(f"{k}={v:.4g}" for k, v in seen.items() if k.endswith(("loss", "accuracy")))
-        ),
-    )
+
+    def tell(seen: dict[str, Any]) -> None:
+        values = "  ".join(f"{name}={value:.4g}" for name, value in seen["row"].items() if name.endswith(("loss", "accuracy")))
+        told(f"{seen['role'] or 'recipe'}: epoch {seen['epoch']}/{seen['epochs']}  {values}")
+
+    used_threads = threads or int(provenance.get("threads") or 1)
+    metrics = train_recipe(parsed, where, device=used_device, threads=used_threads, on_progress=tell)
     final = dict(metrics["final"])
     if test:
         final.update(evaluate(parsed, where, split="test", device=used_device))

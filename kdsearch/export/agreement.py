@@ -36,7 +36,7 @@ class Agreement:
 def compare(run: Callable[[Tensor], Any], student: Student, images: Tensor, *, batch: int = 250) -> Agreement:
     """``run`` takes (B, C, H, W) uint8 pictures and gives logits; the trained network gets the same, normalised as in training."""
     same, largest = 0, 0.0
-    for part in images.split(batch):
+    for part in torch.split(images, batch):
         found = np.asarray(run(part))
         expected = student.trained(student.dataset.normalise(part)).numpy()
         same += int((found.argmax(1) == expected.argmax(1)).sum())

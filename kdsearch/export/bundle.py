@@ -34,6 +34,7 @@ from kdsearch.export.recipe import Best, best_of, best_yaml
 from kdsearch.export.student import Student, student_of
 from kdsearch.record.files import storage_errors
 from kdsearch.record.store import Store
+from kdsearch.training.streamed import Files
 
 if TYPE_CHECKING:
     from kdsearch.record.trials import TrialRow
@@ -42,8 +43,8 @@ if TYPE_CHECKING:
 FORMATS = ("safetensors", "onnx", "program")
 RECIPE, ONNX, PROGRAM, CARD = "best.yaml", "model.onnx", "model.pt2", "README.md"
 FILES = (RECIPE, WEIGHTS, ONNX, PROGRAM, CARD)
-MOST_IMAGES = 10_000
-"""Test pictures that models are compared on."""
+MOST_IMAGES, MOST_STREAMED = 10_000, 500
+"""Test pictures that models are compared on; of a data set that is decoded as it is read."""
 
 
 @dataclass(frozen=True)
@@ -136,8 +137,8 @@ def export_one(best: Best, store: Store, folder: Path, *, formats: Sequence[str]
     exported = Exported(best.stratum.name, folder, best.key, best.provenance.get("value"))
     with storage_errors(folder):
         folder.mkdir(parents=True, exist_ok=True)
-        with tempfile.TemporaryDirectory(dir=folder, prefix=".export-") as name:
-            made = Path(name)
+        with tempfile.TemporaryDirectory(dir=folder, prefix=".export-") as temporary:
+            made = Path(temporary)
             (made / RECIPE).write_text(best_yaml(best), encoding="utf-8")
             for kind in dict.fromkeys(formats):
                 file, write = _WRITERS[kind]
@@ -147,8 +148,8 @@ def export_one(best: Best, store: Store, folder: Path, *, formats: Sequence[str]
             (made / CARD).write_text(model_card(best, student.deployed.signature, exported.sizes, exported.agreements), encoding="utf-8")
             for old in FILES:
                 (folder / old).unlink(missing_ok=True)
-            for file in made.iterdir():
-                shutil.move(file, folder / file.name)
+            for path in made.iterdir():
+                shutil.move(path, folder / path.name)
     return exported
 
 
@@ -159,6 +160,9 @@ def check_images(student: Student) -> Tensor:
             part = student.dataset.split(split)
         except DataError:
             continue
+        if isinstance(part.images, Files):
+            some = torch.arange(min(len(part), MOST_STREAMED))
+            return torch.cat(list(part.images.batches(some, part.numbers, 50, "none", 0, 0)))
         if len(part):
             return part.images[:MOST_IMAGES]
     raise ExportError("the data set has no pictures to compare on")

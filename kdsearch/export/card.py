@@ -41,7 +41,7 @@ def model_card(best: Best, signature: Signature, sizes: Mapping[str, tuple[int, 
         f"({recipe.optim.schedule}), batch size {recipe.optim.batch_size}, seed {recipe.seed}, compute type {recipe.optim.dtype}.",
         f"- Data: {recipe.data.name}, augmentation {recipe.data.augment}; {_training_part(best)}.",
         "- Parameters of the search: " + (", ".join(f"{k}={v}" for k, v in about["params"].items()) or "none") + ".",
-        f"- Input: pictures (batch, {signature.channels}, {signature.height}, {signature.width}), values 0 to 255; normalisation is inside. "
+        f"- Input: pictures (batch, {signature.channels}, {signature.height}, {signature.width}), values 0 to 255; normalised inside. "
         f"Output: {signature.classes} logits.\n",
         "## Size on disk\n",
         "| file | bytes | with float32 weights | share |\n|---|---:|---:|---:|",
@@ -101,9 +101,8 @@ def _accuracy(about: Mapping[str, Any]) -> str:
     lines = [text + "."]
     for name, difference in about.get("differences", {}).items():
         if difference is not None and difference["low"] is not None:
-            lines.append(
-                f"Against the baseline {name} on the same seeds: {difference['mean']:+.2f} ({difference['low']:+.2f} to {difference['high']:+.2f})."
-            )
+            span = f"{difference['low']:+.2f} to {difference['high']:+.2f}"
+            lines.append(f"Against the baseline {name} on the same seeds: {difference['mean']:+.2f} ({span}).")
     if about.get("shrinkage") is not None:
         lines.append(f"On validation data the search saw {about['search_value']:.2f}, fresh seeds {about['confirmed_validation']:.2f}.")
     own = about.get("own_metrics", {})

@@ -85,7 +85,7 @@ def import_onnx() -> Any:
 @contextmanager
 def quiet() -> Iterator[None]:
     """torch's exporter talks; what matters comes out as an error."""
-    loggers = [logging.getLogger(name) for name in ("torch.onnx", "onnxscript", "torch.export", "onnx_ir")]
+    loggers = [logging.getLogger(name) for name in ("torch.onnx", "onnxscript", "torch.export", "onnx_ir", "torch.__trace")]
     levels = [logger.level for logger in loggers]
     try:
         for logger in loggers:
@@ -189,7 +189,7 @@ class _Added:
             self._linear(value, codes, book, packing)
 
     def _linear(self, value: str, codes: Tensor, book: Codebook, packing: Packing) -> None:
-        """code·scale; codes that no signed type holds (all odd: DoReFa) are stored unsigned with a doubled scale and an offset."""
+        """code·scale; codes that no signed type of their bits holds (all odd: DoReFa) are stored unsigned."""
         assert book.scale is not None
         scale = book.scale.detach().float().numpy()
         axis = {} if scale.size == 1 else {"axis": 0}
@@ -200,11 +200,18 @@ class _Added:
             self._floats(f"{value}#scale", scale.reshape(shape))
             self._node("DequantizeLinear", [f"{value}#codes", f"{value}#scale"], value, **axis)
             return
-        offset = packing.base * scale + (0.0 if book.offset is None else book.offset.detach().float().numpy())
+        # Integers first, then the scale, as in PyTorch: the same single rounding.
         self._integers(f"{value}#codes", stored(codes, packing), max(packing.bits, 2), False, tuple(codes.shape))
-        self._floats(f"{value}#scale", (packing.stride * scale).reshape(shape))
-        self._floats(f"{value}#offset", offset if scale.size > 1 else offset.reshape(()))
-        self._node("DequantizeLinear", [f"{value}#codes", f"{value}#scale"], f"{value}#product", **axis)
+        self._floats(f"{value}#stride", np.array(packing.stride))
+        self._floats(f"{value}#base", np.array(packing.base))
+        self._floats(f"{value}#scale", scale.reshape(_broadcast(book.scale)))
+        self._node("DequantizeLinear", [f"{value}#codes", f"{value}#stride"], f"{value}#steps")
+        self._node("Add", [f"{value}#steps", f"{value}#base"], f"{value}#whole")
+        if book.offset is None:
+            self._node("Mul", [f"{value}#whole", f"{value}#scale"], value)
+            return
+        self._floats(f"{value}#offset", book.offset.detach().float().numpy().reshape(_broadcast(book.offset)))
+        self._node("Mul", [f"{value}#whole", f"{value}#scale"], f"{value}#product")
         self._node("Add", [f"{value}#product", f"{value}#offset"], value)
 
     def _one_bit(self, value: str, codes: Tensor, book: Codebook) -> None:

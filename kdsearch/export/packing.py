@@ -58,7 +58,8 @@ def packing_of(codes: Tensor, bucket: int | None = None) -> Packing:
 
 def stored(codes: Tensor, packing: Packing) -> np.ndarray[Any, np.dtype[np.uint8]]:
     """Unsigned codes, one a byte, flat in row-major order."""
-    return ((codes.flatten().to(torch.int32) - packing.base) // packing.stride).to(torch.uint8).numpy()
+    flat: np.ndarray[Any, np.dtype[np.uint8]] = ((codes.flatten().to(torch.int32) - packing.base) // packing.stride).to(torch.uint8).numpy()
+    return flat
 
 
 def pack(values: np.ndarray[Any, np.dtype[np.uint8]], bits: int) -> np.ndarray[Any, np.dtype[np.uint8]]:
@@ -66,7 +67,8 @@ def pack(values: np.ndarray[Any, np.dtype[np.uint8]], bits: int) -> np.ndarray[A
     per_byte = 8 // bits
     padded = np.pad(values, (0, -len(values) % per_byte)).reshape(-1, per_byte)
     shifted = padded << (np.arange(per_byte, dtype=np.uint8) * np.uint8(bits))
-    return np.bitwise_or.reduce(shifted.astype(np.uint8), axis=1)
+    packed: np.ndarray[Any, np.dtype[np.uint8]] = np.bitwise_or.reduce(shifted.astype(np.uint8), axis=1)
+    return packed
 
 
 def unpack(packed: np.ndarray[Any, np.dtype[np.uint8]], bits: int, count: int) -> np.ndarray[Any, np.dtype[np.uint8]]:

@@ -19,8 +19,8 @@ from kdsearch.analysis.eligible import keeps_constraints, search_choices
 from kdsearch.errors import StoreError
 from kdsearch.record.files import storage_errors
 from kdsearch.record.store import Store
-from kdsearch.spec.inherit import INHERITED, resolve_recipe
 from kdsearch.spec.recipe import Recipe
+from kdsearch.spec.study import dump_recipe
 from kdsearch.spec.words import loss_in_words, precision_in_words
 from kdsearch.spec.yaml_reader import dump_yaml
 
@@ -214,34 +214,11 @@ def _warnings(
         texts.append("the search looked at test data, so its values are too good")
     if not metrics:
         texts.append("the store no longer has this run; `kdsearch train` makes it again")
-    texts += [text for text in metrics.get("warnings", [])]
+    texts += list(metrics.get("warnings", []))
     for row in rows:
         if row.number == about["trial"] and row.role == "search" and row.stratum == stratum.name:
             texts += row.warnings
     return list(dict.fromkeys(texts))
-
-
-def recipe_data(recipe: Recipe) -> dict[str, Any]:
-    """A recipe as plain data, whole, but for what children inherit: :func:`resolve_recipe` gives the same recipe again."""
-    data = recipe.model_dump(mode="json", by_alias=True)
-    short = _without_inherited(data)
-    return short if resolve_recipe(short) == recipe else data
-
-
-def _without_inherited(data: dict[str, Any]) -> dict[str, Any]:
-    def child_of(parent: Mapping[str, Any], child: dict[str, Any]) -> dict[str, Any]:
-        return {key: value for key, value in _without_inherited(child).items() if not (key in INHERITED and parent.get(key) == child[key])}
-
-    result = dict(data)
-    if isinstance(data.get("init"), dict):
-        result["init"] = child_of(data, data["init"])
-    if isinstance(data.get("distill"), dict):
-        distill = dict(data["distill"])
-        distill["teachers"] = [child_of(data, teacher) for teacher in distill.get("teachers", [])]
-        if isinstance(distill.get("cotrain"), dict) and isinstance(distill["cotrain"].get("init"), dict):
-            distill["cotrain"] = {**distill["cotrain"], "init": child_of(data, distill["cotrain"]["init"])}
-        result["distill"] = distill
-    return result
 
 
 def best_yaml(found: Best) -> str:
@@ -254,7 +231,7 @@ def best_yaml(found: Best) -> str:
         f"# Train it again, teachers included: kdsearch train THIS_FILE --store EMPTY_FOLDER\n"
         f"# The same metrics on the same machine, versions and {about['threads']} thread(s); elsewhere within noise.\n"
     )
-    return head + dump_yaml({**recipe_data(found.recipe), "provenance": about})
+    return head + dump_yaml({**dump_recipe(found.recipe), "provenance": about})
 
 
 def write_best(study: Study, run: Run, store: Store | str | Path, rows: Sequence[TrialRow]) -> list[Path]:

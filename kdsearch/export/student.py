@@ -16,7 +16,7 @@ from kdsearch.training.keys import key_of
 from kdsearch.training.models import build
 from kdsearch.training.networks import load_trained
 from kdsearch.training.quantizers import Codebook, canonical_state, quantized_layers
-from kdsearch.training.quantizers.base import Stages, apply_precision, load_canonical_state
+from kdsearch.training.quantizers.base import PREFIX, Stages, apply_precision, load_canonical_state
 
 
 @dataclass(frozen=True)
@@ -90,11 +90,10 @@ def take_apart(recipe: Recipe, trained: nn.Module, signature: Signature, dataset
     bare = bare_network(recipe.model, recipe.precision, signature)
     modules = dict(trained.named_modules())
     state = {}
-    for name, tensor in canonical_state(bare).items():
-        if name.startswith("quantizer."):
-            continue
-        layer, _, last = name.rpartition(".")
-        state[name] = getattr(modules[layer], last) if layer else getattr(trained, last)
+    for name in canonical_state(bare):
+        if not name.startswith(PREFIX):
+            layer, _, last = name.rpartition(".")
+            state[name] = getattr(modules[layer], last)  # of a parametrized weight its quantized value
     load_canonical_state(bare, state)
     for name, module in bare.named_modules():
         theirs = getattr(modules[name], "quantizer", None)

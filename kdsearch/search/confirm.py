@@ -14,6 +14,7 @@ import math
 from collections import deque
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -125,13 +126,12 @@ def confirm_study(
         limits = f" that keeps {', '.join(map(str, study.constraints))}" if study.constraints else ""
         raise NothingEligible(f"{run.path}: no finished trial{limits} to confirm; run the study first: kdsearch run {study.name}")
     outcome: Outcome | None = None
-    for jobs in (
-        lambda rows: _choice_jobs(study, candidates, seeds),
-        lambda rows: _report_jobs(study, rows, candidates, seeds, with_validation),
-    ):
-        wanted = list(jobs(rows))
-        if wanted:
-            done = run_study(study, run, store, options, progress(), lambda s, r, wanted=wanted: ConfirmLedger(s, r, wanted))  # type: ignore[misc]
+    for round_ in (1, 2):
+        jobs = list(
+            _choice_jobs(study, candidates, seeds) if round_ == 1 else _report_jobs(study, rows, candidates, seeds, with_validation)
+        )
+        if jobs:
+            done = run_study(study, run, store, options, progress(), partial(ConfirmLedger, jobs=jobs))
             outcome = done if outcome is None else _together(outcome, done)
             if done.exit_code in (1, 130, 143):
                 break
