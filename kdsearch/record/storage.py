@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import Any
 
 import optuna
-from optuna.storages import BaseStorage, JournalStorage, RDBStorage
+from optuna.storages import BaseStorage, JournalStorage
 from optuna.storages.journal import BaseJournalBackend
 
 from kdsearch.errors import StoreError
@@ -27,6 +27,7 @@ JOURNAL = "journal.log"
 _CHECKSUM = "crc"
 # Notes that a person writes in optuna-dashboard have no checksum; results always have one.
 _NOTES = (3, 9)
+_STATE = 6  # the step that ends a trial
 
 
 def open_storage(run_dir: str | Path, url: str | None = None, *, read_only: bool = False) -> BaseStorage:
@@ -62,13 +63,15 @@ def without_password(url: str) -> str:
 
 
 def _database(url: str) -> BaseStorage:
+    from kdsearch.record.database import PatientDatabase  # loads SQLAlchemy, which a journal does not need
+
     plain = without_password(url)
     options: dict[str, Any] = {}
     if url.startswith("postgresql"):
         # A connection that the server dropped is noticed before use, so a restarted server does not end the study.
         options = {"pool_pre_ping": True, "pool_size": 2}
     try:
-        return RDBStorage(url, engine_kwargs=options, skip_compatibility_check=False)
+        return PatientDatabase(url, engine_kwargs=options)
     except ImportError as error:
         raise StoreError(f"{plain}: needs the package {error.name}; pip install it") from None
     except Exception as error:  # whatever the driver raises; its text may hold the URL
@@ -180,7 +183,8 @@ class JournalFile(BaseJournalBackend):  # type: ignore[misc]
                 try:
                     if os.write(descriptor, content) != len(content):
                         raise OSError(28, "No space left on device")
-                    os.fsync(descriptor)
+                    if any(log.get("op_code") == _STATE for log in logs):
+                        os.fsync(descriptor)  # what is finished outlives the machine; a killed process loses nothing either way
                 except OSError:
                     os.ftruncate(descriptor, before)
                     raise

@@ -236,6 +236,8 @@ class Ledger:
         """Take the end of a seed; returns whether a pruner over seeds stops the trial."""
         trial.set_user_attr(f"{SEED}{seed}", record)
         if not given.records:
+            if given.curve:
+                trial.set_user_attr("curve", json.dumps(given.curve))
             for constraint in self.study.constraints:
                 trial.set_constraint(str(constraint), constraint.excess(float(record["metrics"][constraint.metric])))
         given.records[seed] = record
@@ -250,8 +252,6 @@ class Ledger:
         names = [objective.metric for objective in self.study.objectives()[1:]]
         values = [math.fsum(r["value"] for r in records) / len(records)]
         values += [math.fsum(float(r["metrics"][name]) for r in records) / len(records) for name in names]
-        if given.curve:
-            trial.set_user_attr("curve", json.dumps(given.curve))
         repeated = given.book.first.get(identity(given.assignment.params))
         if repeated is not None:
             trial.set_user_attr("warnings", [f"same configuration as trial {repeated}, so no evidence of its own"])

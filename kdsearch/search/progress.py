@@ -53,7 +53,7 @@ class Progress:
         """Rough time left: at the pace of this session's trials."""
         ended = _ended(ledger) - self._already
         left = sum(max(book.counts.planned - book.counts.done, 0) for book in ledger.books)
-        return (time.monotonic() - self._started) / ended * left if ended > 0 else None
+        return (time.monotonic() - self._started) / ended * left if ended > 3 else None
 
 
 class PlainLines(Progress):

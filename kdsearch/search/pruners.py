@@ -6,6 +6,7 @@ coefficient follow the full budget of epochs, so nothing is pruned in the first 
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Callable
 
 import optuna
@@ -83,7 +84,9 @@ PRUNERS: dict[str, Callable[[Pruner], BasePruner]] = {
 
 def make_pruner(options: Pruner, epochs: int) -> BasePruner:
     """The pruner for trials of ``epochs`` epochs."""
-    return PRUNERS[options.name](for_epochs(options, epochs))
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", optuna.exceptions.ExperimentalWarning)
+        return PRUNERS[options.name](for_epochs(options, epochs))
 
 
 def over_seeds(options: Pruner) -> bool:

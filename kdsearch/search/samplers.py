@@ -6,6 +6,7 @@
 from __future__ import annotations
 
 import hashlib
+import warnings
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -73,7 +74,9 @@ def make_sampler(options: Sampler, search_seed: int, stratum: str, trials: int, 
     row = SAMPLERS[options.name]
     text = f"{search_seed} {stratum}" + (f" {trials}" if row.each_trial else "")
     seed = int.from_bytes(hashlib.sha256(text.encode()).digest()[:4], "big") >> 1
-    return row.build(options, seed, parameters)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", optuna.exceptions.ExperimentalWarning)
+        return row.build(options, seed, parameters)
 
 
 def distribution(parameter: Parameter) -> BaseDistribution:
