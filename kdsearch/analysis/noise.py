@@ -9,6 +9,7 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from functools import lru_cache
 
 import numpy as np
 from scipy import stats
@@ -39,17 +40,17 @@ class Pooled:
 NO_NOISE = Pooled(math.nan, 0.0)
 
 
-def pooled(groups: Sequence[np.ndarray]) -> Pooled:
-    """Pooled SD of independent groups: s² = Σ(nᵢ−1)sᵢ² / Σ(nᵢ−1), with Σ(nᵢ−1) degrees of freedom."""
+def pooled(groups: Sequence[np.ndarray], *, test: bool = True) -> Pooled:
+    """Pooled SD of independent groups: s² = Σ(nᵢ−1)sᵢ² / Σ(nᵢ−1), with Σ(nᵢ−1) degrees of freedom; ``test`` adds Levene's."""
     several = [g for g in groups if len(g) >= 2]
     df = sum(len(g) - 1 for g in several)
     if df == 0:
         return NO_NOISE
     variance = sum(float(((g - g.mean()) ** 2).sum()) for g in several) / df
-    return Pooled(math.sqrt(variance), float(df), _levene(several))
+    return Pooled(math.sqrt(variance), float(df), _levene(several) if test else math.nan)
 
 
-def pooled_by_seed(matrix: np.ndarray) -> Pooled:
+def pooled_by_seed(matrix: np.ndarray, *, test: bool = True) -> Pooled:
     """Pooled SD of cells measured on the same seeds; ``matrix`` has shape (cells, seeds), NaN where a run is missing.
 
     The same seed is lucky or not in all cells at once (a block), so the cells' SDs are not independent. For a complete matrix the
@@ -57,7 +58,7 @@ def pooled_by_seed(matrix: np.ndarray) -> Pooled:
     K(n−1) without a block effect, and near n−1 where the seed is all the noise. Seeds that miss cells are used for the variance only.
     """
     cells = matrix[np.isfinite(matrix).any(axis=1)]
-    plain = pooled([row[np.isfinite(row)] for row in cells])
+    plain = pooled([row[np.isfinite(row)] for row in cells], test=test)
     whole = cells[:, np.isfinite(cells).all(axis=0)]
     k, n = whole.shape
     if plain.df == 0 or k < 2 or n < 2:
@@ -144,6 +145,12 @@ def best_critical(counts: np.ndarray, df: float, seed: int = 0, draws: int = 200
     """
     if df <= 0 or len(counts) < 2:
         return math.nan
+    return _best_critical(tuple(counts.tolist()), df, seed, draws)
+
+
+@lru_cache(maxsize=256)
+def _best_critical(seeds_of: tuple[float, ...], df: float, seed: int, draws: int) -> float:
+    counts = np.array(seeds_of)
     rng = np.random.default_rng(seed)
     errors = 1 / np.sqrt(counts.astype(float))
     highest = np.full(draws, -np.inf)

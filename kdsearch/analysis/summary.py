@@ -6,6 +6,7 @@ import math
 from collections.abc import Sequence
 
 from kdsearch.analysis.cells import Cells
+from kdsearch.analysis.confirm import Confirmation, Interval
 from kdsearch.analysis.effects import RESIDUAL, SEED, Effects
 from kdsearch.analysis.frame import StudyFrame, readable
 from kdsearch.analysis.panels import Difference
@@ -191,6 +192,29 @@ def _cheapest(found: Candidates, unit: str) -> list[str]:
         f"{row['mean']:.{digits}f}{' ' + unit if unit else ''} "
         f"at {row['cost'] / best['cost']:.0%} of its {COSTS[found.cost_name]}."
     ]
+
+
+def confirmed_sentence(found: Confirmation, study: str) -> str:
+    """What a confirmation on fresh seeds says, with the luck that the search's own value held."""
+    if found.test is None:
+        return "A confirmation has begun; its report seeds have not finished."
+    chosen = ", ".join(
+        f"{name} {value:.3g}" if isinstance(value, float) else f"{name} {value}" for name, value in found.chosen.params.items()
+    )
+    metric, percent = found.reported.replace("_", " "), "%" if "accuracy" in found.reported else ""
+
+    def spread(one: Interval) -> str:
+        return f" [{one.low:.2f}, {one.high:.2f}]" if math.isfinite(one.low) else ""
+
+    text = f"Confirmed on fresh seeds: {chosen or study} has {metric} {found.test.mean:.2f}{spread(found.test)} {percent}".rstrip()
+    text += f" (n = {found.test.n})"
+    for name, one in list(found.differences.items())[:1]:
+        text += f", {_signed(one.mean, 2)}{spread(one).replace('-', '−')} to the {name} baseline, paired by seed"
+        if math.isfinite(one.low) and one.low <= 0 <= one.high:
+            text += " (the data cannot tell whether there is a difference)"
+    if found.shrinkage is not None and math.isfinite(found.shrinkage):
+        text += f"; on validation data, fresh seeds are {_signed(-found.shrinkage, 2)} from what the search saw"
+    return text + "."
 
 
 def panel_sentences(found: Sequence[Difference], points: str) -> list[str]:

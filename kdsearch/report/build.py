@@ -14,9 +14,11 @@ from typing import TYPE_CHECKING
 import plotly.graph_objects as go
 
 from kdsearch.analysis.cells import cells
+from kdsearch.analysis.confirm import confirmation
+from kdsearch.analysis.eligible import eligible_rows
 from kdsearch.analysis.frame import StudyFrame, study_frame
 from kdsearch.analysis.panels import differences, panels_of_frames
-from kdsearch.analysis.summary import panel_sentences
+from kdsearch.analysis.summary import confirmed_sentence, panel_sentences
 from kdsearch.errors import UsageError
 from kdsearch.report.comparison import panel_figures
 from kdsearch.report.figures.heatmap import draw_heatmap
@@ -96,11 +98,15 @@ def _sections(studies: Sequence[tuple[Study, list[TrialRow]]], x: str | None, y:
         for stratum, frame in frames:
             prefix = "-".join(p for p in (slug(study.name) if several else "", stratum.slug if stratum.name else "") if p)
             mine = {name: name if name in frame.axes else None for name in (x, y) if name is not None}
-            drawn = draw_stratum(frame, *axes_of(frame, mine.get(x or ""), mine.get(y or "")), _panel(frame, panel), prefix)
+            eligible = study_frame(study, eligible_rows(rows, study), stratum.name) if study.constraints else frame
+            chosen = confirmation(rows, study, stratum.name)
+            confirmed = confirmed_sentence(chosen, study.name) if chosen is not None else ""
+            shown = axes_of(frame, mine.get(x or ""), mine.get(y or ""))
+            drawn = draw_stratum(frame, eligible, *shown, _panel(frame, panel), prefix, confirmed)
             figures += drawn.figures
             title = stratum.name or (study.title or study.name if several else "Figures")
             anchor = slug("part", study.name, stratum.slug if stratum.name else "")
-            parts.append(Section(title, anchor, facts=_facts(frame), summary=drawn.summary, figures=drawn.figures))
+            parts.append(Section(title, anchor, facts=_facts(frame, eligible, study), summary=drawn.summary, figures=drawn.figures))
         warnings = _warnings(study, rows)
         if len(parts) == 1:
             lead = (study.description or "") if several else ""
@@ -157,11 +163,15 @@ def _panel(frame: StudyFrame, panel: str | None) -> str | None:
     return next((name for name in frame.axes if name.lower() in ("schedule", "method", "system")), None)
 
 
-def _facts(frame: StudyFrame) -> str:
+def _facts(frame: StudyFrame, eligible: StudyFrame, study: Study) -> str:
     counts = frame.counts()
     states = ", ".join(f"{n} {state.lower()}" for state, n in counts.items() if n)
     kind = "grid, a trial is a cell on a seed" if frame.grid else f"adaptive search, pruner {frame.pruner}"
-    return f"{sum(counts.values())} trials ({states or 'none yet'}); {kind}."
+    text = f"{sum(counts.values())} trials ({states or 'none yet'}); {kind}."
+    if study.constraints:
+        bounds = ", ".join(str(one) for one in study.constraints)
+        text += f" {len(eligible.configs)} of {len(frame.configs)} finished configurations keep the constraints ({bounds})."
+    return text
 
 
 def _warnings(study: Study, rows: Sequence[TrialRow]) -> list[str]:

@@ -33,7 +33,8 @@ def panel_figures(
 ) -> list[Figure]:
     """Figure 4: panels with one colour scale and the differences between them (unless ``compare`` is off, or it is exploration).
 
-    ``to_first`` takes differences to the first panel (levels of a parameter); else between neighbours (methods in their order). Empty below two panels.
+    ``to_first`` takes differences to the first panel (levels of a parameter); else between neighbours (methods in their
+    order). Empty below two panels.
     """
     if len(found) < 2:
         return []

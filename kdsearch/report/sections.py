@@ -14,7 +14,7 @@ from kdsearch.analysis.frame import StudyFrame, readable
 from kdsearch.analysis.levels import default_axes
 from kdsearch.analysis.panels import differences, panels_of_parameter
 from kdsearch.analysis.ridge import ridge
-from kdsearch.analysis.select import COSTS, candidates, cheapest_as_good
+from kdsearch.analysis.select import COSTS, Candidates, candidates, cheapest_as_good
 from kdsearch.analysis.summary import panel_sentences, summary
 from kdsearch.errors import UsageError
 from kdsearch.report import captions
@@ -56,17 +56,23 @@ def axes_of(frame: StudyFrame, x: str | None, y: str | None) -> tuple[str | None
     return x, y
 
 
-def draw_stratum(frame: StudyFrame, x: str | None, y: str | None, panel: str | None, prefix: str = "") -> Drawn:
-    """All figures of one stratum, and what they say."""
+def draw_stratum(
+    frame: StudyFrame, eligible: StudyFrame, x: str | None, y: str | None, panel: str | None, prefix: str = "", confirmed: str = ""
+) -> Drawn:
+    """All figures of one stratum, and what they say.
+
+    ``eligible`` is the same stratum without trials that break the study's constraints: what may be chosen. ``confirmed`` is the sentence
+    of a confirmation, put first.
+    """
     said = words(frame.metric)
-    found = candidates(frame)
+    found = candidates(eligible)
     factorial = factorial_of(frame)
     strengths = effects(factorial) if factorial is not None else None
     data = surrogate.inputs(frame)
     forest = surrogate.importances(data) if not frame.grid else None
     shown = cells(frame, x, y) if x is not None and y is not None else None
     track = ridge(shown, frame.maximize) if shown is not None and shown.values else None
-    sentences = summary(frame, shown, found, strengths, track, forest, said.unit)
+    sentences = [confirmed] * bool(confirmed) + summary(frame, shown, found, strengths, track, forest, said.unit)
     figures: list[Figure] = []
     if shown is not None and shown.values:
         figures += [_lines(frame, shown, prefix), _heatmap(frame, shown, prefix), _companion(frame, shown, prefix)]
@@ -82,7 +88,7 @@ def draw_stratum(frame: StudyFrame, x: str | None, y: str | None, panel: str | N
     figures += _strength(strengths, forest, data, [n for n in (x, y) if n], prefix)
     figures += _mechanism(frame, shown, prefix)
     if len(found.table):
-        figures.append(_decision(frame, prefix))
+        figures.append(_decision(frame, found, prefix))
     figures += _course(frame, data, prefix)
     return Drawn(figures, sentences)
 
@@ -222,8 +228,8 @@ def _mechanism(frame: StudyFrame, shown: Cells | None, prefix: str) -> list[Figu
     return [Figure(slug(prefix, "7-mechanism"), "Mechanism: softness of the teacher's labels", caption, found.table, drawn, 480, 900)]
 
 
-def _decision(frame: StudyFrame, prefix: str) -> Figure:
-    said, found = words(frame.metric), candidates(frame)
+def _decision(frame: StudyFrame, found: Candidates, prefix: str) -> Figure:
+    said = words(frame.metric)
     parts = [f"The {min(len(found.table), decision_figure.SHOWN)} best of {len(found.table)} configurations, mean and 95% interval"]
     n = (
         f"{int(found.table['n'].min())} to {int(found.table['n'].max())}"
@@ -267,7 +273,8 @@ def _course(frame: StudyFrame, data: surrogate.Inputs, prefix: str) -> list[Figu
     if len(ranks):
         caption = (
             f"Whether early epochs foretell the end: Spearman's correlation of each epoch with the last over "
-            f"{int(ranks['n'].iloc[0])} finished trials (first seed), 95% bootstrap band over trials. Low early values mean that pruning then would go by luck."
+            f"{int(ranks['n'].iloc[0])} finished trials (first seed), 95% bootstrap band over trials. "
+            "Low early values mean that pruning then would go by luck."
         )
         caption += " Pruned trials are missing, so for early epochs it is of survivors only." * bool(counts["PRUNED"])
         found.append(Figure(slug(prefix, "9b-early"), "Early epochs against the end", caption, ranks, trust.draw_early(ranks), 420, 760))
