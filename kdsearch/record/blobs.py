@@ -42,10 +42,10 @@ class Blobs:
         """Where a blob lies, or would lie."""
         return self.root / kind / name
 
-    def put(self, kind: str, name: str, content: bytes | memoryview) -> None:
-        """Keep ``content``, whole or not at all; may evict others."""
+    def put(self, kind: str, name: str, *content: bytes | memoryview) -> None:
+        """Keep ``content``, piece after piece, whole or not at all; may evict others."""
         path = self.path(kind, name)
-        written = checked_write(path, content, self._temporary)
+        written = checked_write(path, self._temporary, *content)
         self._verified.pop(path, None)
         self._writes += 1
         if self._size is None or self._writes % _RESCAN_WRITES == 0:
@@ -67,9 +67,10 @@ class Blobs:
 
     def put_array(self, kind: str, name: str, array: npt.NDArray[Any]) -> None:
         """Keep ``array`` as ``.npy`` content."""
-        buffer = io.BytesIO()
-        np.save(buffer, array, allow_pickle=False)
-        self.put(kind, name, buffer.getbuffer())
+        array = np.ascontiguousarray(array)
+        header = io.BytesIO()
+        np.lib.format.write_array_header_2_0(header, np.lib.format.header_data_from_array_1_0(array))
+        self.put(kind, name, header.getvalue(), array.reshape(-1).view(np.uint8).data)  # without a copy of a large array
 
     def get_array(self, kind: str, name: str) -> npt.NDArray[Any] | None:
         """The array, mapped read-only; None where it is absent or damaged (a damaged file is removed).

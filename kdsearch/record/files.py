@@ -32,23 +32,27 @@ def storage_errors(path: Path) -> Iterator[None]:
         raise StoreError(f"{path}: {error.strerror or error}") from error
 
 
-def checked_write(path: Path, content: bytes | memoryview, temporary: Path) -> int:
-    """Write ``content`` and its checksum to ``path``, whole or not at all; returns the bytes written.
+def checked_write(path: Path, temporary: Path, *pieces: bytes | memoryview) -> int:
+    """Write ``pieces``, one after another, and their checksum to ``path``, whole or not at all; returns the bytes written.
 
     ``temporary`` is a folder on the same file system.
     """
+    digest, size = hashlib.sha256(), TRAILER
     with storage_errors(path):
         temporary.mkdir(parents=True, exist_ok=True)
         path.parent.mkdir(parents=True, exist_ok=True)
         made = temporary / f"{path.name}.{os.getpid()}.{uuid.uuid4().hex[:8]}"
         try:
             with made.open("wb") as file:
-                file.write(content)
-                file.write(_MAGIC + hashlib.sha256(content).digest())
+                for piece in pieces:
+                    file.write(piece)
+                    digest.update(piece)
+                    size += len(piece)
+                file.write(_MAGIC + digest.digest())
             made.replace(path)
         finally:
             made.unlink(missing_ok=True)
-    return len(content) + TRAILER
+    return size
 
 
 def checked_read(path: Path) -> bytes | None:

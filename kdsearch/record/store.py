@@ -210,7 +210,7 @@ class Store:
     def save_checkpoint(self, key: str, epoch: int, blob: bytes) -> None:
         """Keep the state after ``epoch`` (from 1); older ones than the last two go."""
         folder = self._checkpoints(key)
-        checked_write(folder / f"{epoch:06d}", blob, self.root / "tmp")
+        checked_write(folder / f"{epoch:06d}", self.root / "tmp", blob)
         for old in sorted(_listed(folder))[:-KEEP_CHECKPOINTS]:
             old.unlink(missing_ok=True)
 

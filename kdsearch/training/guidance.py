@@ -39,8 +39,8 @@ class Guidance:
         self._device, self._dtype = device, dtype
         self._factor = scale(distill.loss, distill.temperature, dataset.classes)
         self._targets: Sequence[Tensor] = ()
-        self._constants: Sequence[Tensor] = ()
-        self._left_out = torch.zeros((), device=device)
+        self._constants = torch.zeros(0, device=device)
+        self._coefficients: list[float] = []
 
     def begin(self, epoch: int, order: Tensor, size: int) -> None:
         """Soften the teachers' answers for the whole epoch, in its order, so that a step only takes its slice."""
@@ -48,17 +48,18 @@ class Guidance:
             return
         answers = [teacher.epoch(self._dataset, self._augmentation, self._seed, epoch)[order] for teacher in self.teachers]
         targets = soft_targets(answers, self.distill.loss, self.distill.temperature)
-        self._constants = torch.split(soft_constant(targets, self.distill.loss), size)
+        # Of each batch, the sum of what its images' losses leave out.
+        ends = [*range(size, len(order), size), len(order)]
+        sums = soft_constant(targets, self.distill.loss).double().cumsum(0)[torch.tensor(ends, device=self._device) - 1]
+        self._constants = torch.diff(sums, prepend=sums.new_zeros(1))
+        self._coefficients = []
         self._targets = torch.split(targets, size)
-        self._left_out = torch.zeros((), device=self._device)
 
     def loss(self, step: int, images: Tensor, student: Tensor, labels: Tensor, coefficient: float) -> Tensor:
         """Loss of the epoch's batch ``step``: ``student`` (B, K) logits for normalised ``images``."""
         if self.cotrained is None and not self.live:
-            found = distillation(student, labels, self._targets[step], self.distill, coefficient)
-            if self.distill.loss.soft == "kl":
-                self._left_out += self._constants[step].sum() * (coefficient * self._factor)
-            return found
+            self._coefficients.append(coefficient)
+            return distillation(student, labels, self._targets[step], self.distill, coefficient)
         if self.cotrained is not None:
             with autocast(self._device, self._dtype):
                 answers = [self.cotrained(images).float()]
@@ -80,4 +81,7 @@ class Guidance:
 
     def constant(self) -> Tensor:
         """Sum over the epoch's images of what their losses left out because no gradient sees it (the teachers' entropy of KL)."""
-        return self._left_out
+        if not self._coefficients:
+            return torch.zeros((), device=self._device)
+        weights = torch.tensor(self._coefficients, dtype=torch.float64, device=self._device) * self._factor
+        return (weights * self._constants).sum().float()
