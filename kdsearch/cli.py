@@ -419,6 +419,29 @@ def export(
 
 
 @app.command()
+def dashboard(
+    study: StudyArg,
+    host: Annotated[
+        str, typer.Option(help="Address to listen on. Other than the default, others can reach it, without a password.")
+    ] = "127.0.0.1",
+    port: Annotated[int, typer.Option(min=1, max=65535, help="Port to listen on.")] = 8080,
+    output: Output = Path("runs"),
+    storage: StorageOpt = None,
+) -> None:
+    """Open optuna-dashboard on a study's record, until Ctrl-C (pip install 'kdsearch[dashboard]').
+
+    \b
+    Example:
+      kdsearch dashboard quickstart
+    """
+    from kdsearch.record.dashboard import serve_dashboard
+    from kdsearch.record.run import Run
+
+    folder = _study(study, None, output, allow_code=True).folder
+    serve_dashboard(Run(folder, storage_url=storage), host, port)
+
+
+@app.command()
 def train(
     recipe: Annotated[Path, typer.Argument(help="A recipe: a YAML file such as best.yaml.")],
     store: StoreOpt = None,
