@@ -116,9 +116,11 @@ def test_activations_that_the_last_layer_reads_are_full_precision_where_it_is_ke
         assert (len(output.unique()) <= 4) == (name != "stage3.0.relu2" or "last" not in keep)
 
 
-@pytest.mark.parametrize("activations", [None, *ACTIVATION_QUANTIZERS])
-@pytest.mark.parametrize("weights", [None, *WEIGHT_QUANTIZERS])
-def test_every_pair_of_quantizers_trains_and_the_loss_falls(weights: str | None, activations: str | None) -> None:
+@pytest.mark.parametrize(
+    ("weights", "activations"),
+    [*((name, None) for name in WEIGHT_QUANTIZERS), *((None, name) for name in ACTIVATION_QUANTIZERS), ("ttq", "pact"), ("wrpn", "wrpn")],
+)
+def test_with_every_quantizer_training_makes_the_loss_fall(weights: str | None, activations: str | None) -> None:
     model = quantized(
         weights=weights and {"quantizer": weights, "bits": WEIGHT_QUANTIZERS[weights].bits[0]},
         activations=activations and {"quantizer": activations, "bits": 4},
@@ -214,8 +216,9 @@ def test_binaryconnect_clips_its_master_weights_after_a_step_and_nothing_else() 
     assert model.fc.weight.abs().max() > 1
 
 
-@pytest.mark.parametrize("weights", list(WEIGHT_QUANTIZERS))
-@pytest.mark.parametrize("activations", [None, "pact", "lsq"])
+@pytest.mark.parametrize(
+    ("weights", "activations"), [*((name, None) for name in WEIGHT_QUANTIZERS), *(("shin", name) for name in ACTIVATION_QUANTIZERS)]
+)
 def test_states_have_plain_names_and_come_back_exactly(weights: str, activations: str | None) -> None:
     bits = WEIGHT_QUANTIZERS[weights].bits[0]
     precision = {"weights": {"quantizer": weights, "bits": bits}, "activations": activations and {"quantizer": activations, "bits": 4}}
@@ -304,7 +307,7 @@ def test_stages_come_into_force_in_order_and_start_from_the_weights_of_their_mom
         {"weights": {**TWO_BITS, "step_policy": "once", "granularity": "filter"}, "activations": {"quantizer": "pact", "bits": 4}},
     ],
 )
-@pytest.mark.parametrize("cut", [1, 4, 5])
+@pytest.mark.parametrize("cut", [2, 5])
 def test_a_resumed_run_is_the_uninterrupted_run(precision: dict[str, Any], cut: int) -> None:
     whole = quantized(**precision)
     train(whole, 8, total=10)

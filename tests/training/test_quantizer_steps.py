@@ -69,11 +69,11 @@ def test_the_ternary_step_is_exact_on_large_tensors(shape: str) -> None:
 
 @pytest.mark.parametrize("bits", [2, 3, 4])
 @pytest.mark.parametrize("shape", SHAPES)
-@pytest.mark.parametrize("n", [40, 600, 3000])
+@pytest.mark.parametrize("n", [40, 600, 2000])
 def test_no_step_of_a_fine_grid_has_less_error(bits: int, shape: str, n: int) -> None:
     top = 2 ** (bits - 1) - 1
     w = draw(shape, n, bits)
-    assert (error(w, l2_step(w, bits), top) <= best_of_grid(w, top, 600) * (1 + 1e-6) + 1e-12).all()
+    assert (error(w, l2_step(w, bits), top) <= best_of_grid(w, top, 400) * (1 + 1e-6) + 1e-12).all()
 
 
 @settings(max_examples=40, deadline=None)
