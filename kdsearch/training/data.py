@@ -161,7 +161,7 @@ def stratified(labels: Tensor, numbers: Tensor, share: float, seed: int) -> Tens
     """
     chosen = torch.zeros(len(labels), dtype=torch.bool)
     ranks = hashed(seed, numbers)
-    for label in labels.unique():
+    for label in torch.arange(int(labels.max()) + 1):
         members = torch.nonzero(labels == label).flatten()
         count = int(share * len(members) + 0.5)
         if len(members) > 1:

@@ -44,7 +44,8 @@ def load_trained(recipe: Recipe, store: Store, *, key: str, dataset: DataSet, de
 
 def _read(path: Path) -> dict[str, Tensor]:
     try:
-        return load_file(path)
+        found: dict[str, Tensor] = load_file(path)
+        return found
     except (SafetensorError, OSError) as error:
         raise StoreError(f"{path}: cannot be read ({error})") from error
 
