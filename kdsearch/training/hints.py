@@ -80,7 +80,7 @@ class Hints(nn.Module):
             mine, theirs = self.adaptors[index](self._seen["student", index]), self._seen["teacher", index]
             theirs = theirs.detach() if detach else theirs
             if mine.dim() == 4 and mine.shape[-2:] != theirs.shape[-2:]:
-                smaller = [min(a, b) for a, b in zip(mine.shape[-2:], theirs.shape[-2:], strict=True)]
+                smaller = (min(mine.shape[-2], theirs.shape[-2]), min(mine.shape[-1], theirs.shape[-1]))
                 mine, theirs = F.adaptive_avg_pool2d(mine, smaller), F.adaptive_avg_pool2d(theirs, smaller)
             term = F.mse_loss(mine.float(), theirs.float()) * hint.weight
             total = term if total is None else total + term

@@ -6,6 +6,8 @@ its own and every width is multiplied. A ``state_dict`` of torchvision's fits at
 
 from __future__ import annotations
 
+from typing import cast
+
 from torch import Tensor, nn
 
 from kdsearch.errors import SpecError
@@ -83,7 +85,7 @@ class ImageNetResNet(nn.Module):
         """(B, in_channels, H, W) → logits (B, classes)."""
         x = self.maxpool(self.relu(self.bn1(self.conv1(x))))
         for stage in (self.layer1, self.layer2, self.layer3, self.layer4):
-            x = stage(x)
+            x = cast(nn.Module, stage)(x)
         logits: Tensor = self.fc(self.avgpool(x).flatten(1))
         return logits
 

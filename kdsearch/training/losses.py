@@ -37,7 +37,8 @@ def soft_targets(teachers: Sequence[Tensor], loss: Loss, temperature: float) -> 
 
 def entropy(probabilities: Tensor) -> Tensor:
     """H(p) in nats of each row; (B, K) → (B,)."""
-    return torch.special.entr(probabilities).sum(1)
+    each: Tensor = torch.special.entr(probabilities)
+    return each.sum(1)
 
 
 def scale(loss: Loss, temperature: float, classes: int) -> float:

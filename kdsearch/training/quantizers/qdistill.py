@@ -52,7 +52,7 @@ class Points(WeightQuantizer):
 
     def levels(self, w: Tensor) -> tuple[Tensor, Codebook]:
         table = self._table().detach()
-        return torch.bucketize(wide(w), (table[1:] + table[:-1]) / 2).to(table.dtype), Codebook(w.dtype, table=table)
+        return torch.bucketize(wide(w).contiguous(), (table[1:] + table[:-1]) / 2).to(table.dtype), Codebook(w.dtype, table=table)
 
     def forward(self, w: Tensor) -> Tensor:
         with torch.no_grad():
