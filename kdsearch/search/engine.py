@@ -2,20 +2,21 @@
 
 from __future__ import annotations
 
+import contextlib
 import time
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from kdsearch.errors import EXIT_FAILED_TRIALS, Interrupted, StoreError, Terminated
+from kdsearch.errors import EXIT_FAILED_TRIALS, StoreError
 from kdsearch.record.run import Run
 from kdsearch.record.store import Store
 from kdsearch.search.inline import run_inline
 from kdsearch.search.ledger import Assignment, Ledger
 from kdsearch.search.prerequisites import Prerequisite, Tally, prerequisites, run_prerequisites_inline
 from kdsearch.search.progress import Progress, clock
-from kdsearch.search.stopping import Stop, signals
+from kdsearch.search.stopping import Leave, Stop, signals
 from kdsearch.search.work import DEFAULT_SESSION, Work, recipe_json
 from kdsearch.spec.study import Study
 
@@ -89,12 +90,18 @@ def run_study(
         try:
             ledger = make_ledger(study, run)
             _search(study, ledger, _Works(study, root, options), options, progress, stop)
-        except (Interrupted, Terminated) as end:
-            code, reason = end.exit_code, str(end)
-        finally:
+        except Leave:
+            assert stop.asked is not None
+            code, reason = stop.asked.exit_code, str(stop.asked)
+        except BaseException:
+            progress.stop()
             if ledger is not None:
-                ledger.interrupt()
-            progress.stop(ledger)
+                with contextlib.suppress(Exception):  # the record itself may be what failed; the next driver closes what is left
+                    ledger.interrupt()
+            raise
+        if ledger is not None:
+            ledger.interrupt()
+        progress.stop(ledger)
     if code == 0 and ledger is not None:
         reason = ledger.halted
         code = 1 if ledger.halted else EXIT_FAILED_TRIALS if ledger.failed else 0
@@ -106,10 +113,10 @@ def _search(study: Study, ledger: Ledger, works: _Works, options: RunOptions, pr
     if options.inline:
         if wanted:
             tally = Tally(wanted, progress.prerequisites)
-            run_prerequisites_inline(wanted, works.of_prerequisite, tally)
+            run_prerequisites_inline(wanted, works.of_prerequisite, tally, stop)
             ledger.failed_children = tally.failed
         progress.start(ledger)
-        run_inline(ledger, works.of_assignment, progress)
+        run_inline(ledger, works.of_assignment, progress, stop)
         return
     try:
         from kdsearch.search.ray_backend import RayBackend

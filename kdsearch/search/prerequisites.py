@@ -12,6 +12,7 @@ from typing import Any
 
 from kdsearch.errors import SpecError
 from kdsearch.search.ledger import descendants
+from kdsearch.search.stopping import Stop
 from kdsearch.search.work import Event, Work, Worker, recipe_json
 from kdsearch.spec.recipe import Recipe
 from kdsearch.spec.space import Parameter
@@ -139,14 +140,17 @@ class Tally:
         return all(needed in self.ended for needed in one.needs)
 
 
-def run_prerequisites_inline(wanted: list[Prerequisite], work_of: Callable[[Prerequisite], Work], tally: Tally) -> None:
+def run_prerequisites_inline(wanted: list[Prerequisite], work_of: Callable[[Prerequisite], Work], tally: Tally, stop: Stop) -> None:
     """Train them in this process, one after another; what the store has costs a look only."""
     for one in wanted:
         if tally.blocked(one):
             continue
         worker = Worker(work_of(one))
         try:
-            while tally.take(one, worker.step()):
-                pass
+            goes_on = True
+            while goes_on:
+                with stop.exposed():
+                    event = worker.step()
+                goes_on = tally.take(one, event)
         finally:
             worker.close()

@@ -51,7 +51,7 @@ from kdsearch.errors import StoreError  # noqa: E402
 from kdsearch.search.ledger import Assignment, Ledger  # noqa: E402
 from kdsearch.search.prerequisites import Prerequisite, Tally  # noqa: E402
 from kdsearch.search.progress import Progress  # noqa: E402
-from kdsearch.search.stopping import Stop  # noqa: E402
+from kdsearch.search.stopping import Leave, Stop  # noqa: E402
 from kdsearch.search.work import Event, Work, Worker, session_factory  # noqa: E402
 
 if TYPE_CHECKING:
@@ -179,12 +179,8 @@ class _Watch(tune.Stopper):  # type: ignore[misc]
 
     def stop_all(self) -> bool:
         if self._stop.asked is not None:
-            raise _Left
+            raise Leave
         return False
-
-
-class _Left(BaseException):
-    """On the way out of Tune's loop; not an Exception, so that Tune does not take it for its own."""
 
 
 class _Notes(tune.Callback):  # type: ignore[misc]
@@ -227,7 +223,6 @@ class RayBackend:
         # Ray sets its own handler for SIGTERM when it starts.
         self._stop.install()
         self._stop.check()
-        self._stop.at_once = False
         self._gpu, self._cpu = gpu, cpu
         if gpu and ray.cluster_resources().get("GPU", 0) < gpu:
             raise StoreError(
@@ -242,7 +237,6 @@ class RayBackend:
         with contextlib.suppress(Exception):
             if self._own:
                 ray.shutdown()
-        self._stop.at_once = True
         if self._folder is not None:
             shutil.rmtree(self._folder, ignore_errors=True)
 
@@ -319,10 +313,7 @@ class RayBackend:
                 checkpoint_config=tune.CheckpointConfig(checkpoint_at_end=False),
             ),
         )
-        try:
-            tuner.fit()
-        except _Left:
-            self._stop.check()
+        tuner.fit()
         ray.kill(keeper)
         assert self._folder is not None
         shutil.rmtree(Path(self._folder) / "run", ignore_errors=True)

@@ -12,18 +12,32 @@ from types import FrameType
 from kdsearch.errors import Interrupted, Terminated
 
 
+class Leave(BaseException):
+    """On the way out of what was running. Not an Exception, so that neither training nor Ray Tune takes it for its own failure."""
+
+
 class Stop:
     """Whether somebody asked to stop, and how."""
 
     def __init__(self) -> None:
         self.asked: Interrupted | Terminated | None = None
-        self.at_once = True
-        """Whether the signal handler raises by itself; off while Ray, which would take it for its own, is on the stack."""
+        self._exposed = False
 
     def check(self) -> None:
-        """Raise what was asked for."""
+        """Raise :class:`Leave` when it was asked for."""
         if self.asked is not None:
-            raise self.asked
+            raise Leave
+
+    @contextlib.contextmanager
+    def exposed(self) -> Iterator[None]:
+        """While in here (training in this process) a signal raises :class:`Leave` at once; elsewhere it waits for :meth:`check`, so
+        that the record is never left half-way through a step."""
+        self._exposed = True
+        try:
+            self.check()
+            yield
+        finally:
+            self._exposed = False
 
     def install(self) -> None:
         """Take Ctrl-C and SIGTERM, in the main thread; elsewhere signals stay the caller's."""
@@ -36,8 +50,8 @@ class Stop:
             os._exit(128 + number)  # the record stays sound, being written line by line
         kind = Terminated if number == signal.SIGTERM else Interrupted
         self.asked = kind(f"{kind.__name__.lower()}; the same command goes on from here")
-        if self.at_once:
-            raise self.asked
+        if self._exposed:
+            raise Leave
 
 
 @contextlib.contextmanager
