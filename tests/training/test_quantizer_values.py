@@ -46,6 +46,15 @@ def test_codes_and_codebook_give_the_forward_pass_bit_for_bit(name: str, bits: i
     assert torch.equal(dequantize(codes, book).view(integers), value.detach().view(integers))
 
 
+@pytest.mark.filterwarnings("error")
+@pytest.mark.parametrize(("name", "bits"), WEIGHT_CASES)
+def test_the_order_of_weights_in_memory_changes_nothing(name: str, bits: int) -> None:
+    w = filters(bits)
+    other = w.to(memory_format=torch.channels_last)
+    value = on(other, name, bits)(other)
+    assert torch.allclose(value, on(w, name, bits)(w), atol=1e-6)
+
+
 @settings(max_examples=40, deadline=None)
 @given(
     st.sampled_from(WEIGHT_CASES),
