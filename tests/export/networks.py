@@ -6,13 +6,15 @@ from torch import nn
 
 
 def plain(num_classes: int, in_channels: int, width: float) -> nn.Module:
-    """Shared ReLU, a grouped convolution, no batch norm, a linear layer without bias."""
+    """A ReLU that is used twice, a grouped convolution, a linear layer without bias."""
     channels = int(16 * width)
     relu = nn.ReLU()
     return nn.Sequential(
         nn.Conv2d(in_channels, channels, 3, padding=1),
+        nn.BatchNorm2d(channels),
         relu,
         nn.Conv2d(channels, channels, 3, stride=2, groups=4),
+        nn.BatchNorm2d(channels),
         relu,
         nn.Flatten(),
         nn.Linear(channels * 9, num_classes, bias=False),
