@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import datetime
 import os
+import re
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -49,7 +50,7 @@ def write_report(
 
     Args:
         studies: each study with its rows; several are shown side by side, in this order.
-        out: folder; made where it is missing. Both are replaced as a whole: a reader never sees half a page.
+        out: folder; made where it is missing. Each file is replaced as a whole: a reader never sees half a page.
         x, y: parameters of the heatmap; default: temperature and teacher width, else the two most varied ones.
         panel: a parameter that gets a panel per value; default: studies, else a schedule, else strata.
         images: also write PNG, SVG and PDF where kaleido and a Chrome are found.
@@ -67,6 +68,7 @@ def write_report(
     folder.mkdir(parents=True, exist_ok=True)
     for figure in made.figures:
         _replace(folder / f"{figure.slug}.csv", figure.table.to_csv(index=False))
+    _remove_stale(folder, {figure.slug for figure in made.figures})
     stills = write_images(made.figures, folder) if images else "Static images (PNG, SVG, PDF) are written when the run is over."
     text = page(title, lead, made.summary, made.sections, trials_data(studies), f"{_footer()} {stills}")
     _replace(out / "report.html", text)
@@ -199,6 +201,13 @@ def _replace(path: Path, text: str) -> None:
     temporary = path.with_name(f".{path.name}.{os.getpid()}")
     temporary.write_text(text, encoding="utf-8")
     temporary.replace(path)
+
+
+def _remove_stale(folder: Path, slugs: set[str]) -> None:
+    """Remove figures of an earlier report that this one lacks; files that are not named like a figure stay."""
+    for path in folder.iterdir():
+        if re.fullmatch(r"(.*-)?\d[a-d]?-[a-z]+\.(csv|png|svg|pdf)", path.name) and path.stem not in slugs:
+            path.unlink()
 
 
 def heatmap(

@@ -3,7 +3,8 @@
 (function () {
   const root = document.documentElement;
   const data = JSON.parse(document.getElementById("report-data").textContent);
-  const DARK = { "#1b1f24": "#e8eaed", "#6b7280": "#a3abb6", "#e3e6ea": "#2c323a" };
+  const DARK = { "#1b1f24": "#e8eaed", "#6b7280": "#a3abb6", "#e3e6ea": "#2c323a",
+    "#3558a8": "#7393e6", "#7d3c78": "#c184bd", "#2f6db3": "#5f9fe3", "#b23a48": "#e0717d" };
   const plots = Array.from(document.querySelectorAll(".plot"));
   let printing = false;
 

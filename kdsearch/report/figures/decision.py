@@ -32,7 +32,7 @@ def draw_decision(found: Candidates, words: Words) -> go.Figure:
         _costs(figure, found, words)
     ranked = found.table.head(SHOWN).iloc[::-1]
     col = 2 if costly else 1
-    names = [f"{len(ranked) - i}" for i in range(len(ranked))]
+    places = list(range(len(ranked)))
     hover = [_hover(r, words) for r in _records(ranked)]
     error = {
         "type": "data",
@@ -42,17 +42,19 @@ def draw_decision(found: Candidates, words: Words) -> go.Figure:
         "color": MUTED,
     }
     colours = [ACCENT if tied else faint(MUTED, 0.7) for tied in ranked["tied"]]
-    dots = go.Scatter(x=ranked["mean"], y=names, mode="markers", error_x=error, marker={"size": 9, "color": colours}, showlegend=False)
+    dots = go.Scatter(x=ranked["mean"], y=places, mode="markers", error_x=error, marker={"size": 9, "color": colours}, showlegend=False)
     figure.add_trace(dots.update(hovertext=hover, hoverinfo="text"), row=1, col=col)
     height = max(400, 34 * len(ranked) + 110)
     styled(figure, height, margin={"l": 72, "r": 96, "t": 52, "b": 60})
     figure.update_xaxes(title={"text": words.axis}, row=1, col=col)
     ticks = [_brief(config) for config in ranked["config"]]
-    figure.update_yaxes(type="category", tickvals=names, ticktext=ticks, showgrid=False, ticks="", tickfont={"size": 11}, row=1, col=col)
-    for name, p in zip(names, ranked["p_best"], strict=True):
+    figure.update_yaxes(
+        range=[-0.6, len(ranked) - 0.4], tickvals=places, ticktext=ticks, showgrid=False, ticks="", tickfont={"size": 11}, row=1, col=col
+    )
+    for place, p in zip(places, ranked["p_best"], strict=True):
         if math.isfinite(p):
             text = f"{p:.0%}" if p >= 0.005 else "<1%"
-            spot = {"x": 1.0, "xref": "paper", "xanchor": "left", "y": name, "yref": f"y{col if col > 1 else ''}", "xshift": 14}
+            spot = {"x": 1.0, "xref": "paper", "xanchor": "left", "y": place, "yref": f"y{col if col > 1 else ''}", "xshift": 14}
             figure.add_annotation(text=plain(text), showarrow=False, font={"size": 12, "color": INK}, **spot)
     if ranked["p_best"].notna().any():
         figure.add_annotation(

@@ -2,16 +2,16 @@
 
 from __future__ import annotations
 
-import math
 from dataclasses import dataclass
 
 import numpy as np
 import pandas as pd
 import plotly.graph_objects as go
-from scipy import stats
 
+from kdsearch.analysis.early import rank_correlations
 from kdsearch.analysis.frame import StudyFrame
 from kdsearch.analysis.levels import Levels
+from kdsearch.analysis.noise import percentile_interval
 from kdsearch.report.style import SYMBOLS, Words, base, line_colours, parameter_words, plain
 
 ENTROPY = "m.teacher_entropy"
@@ -49,13 +49,9 @@ def mechanism(frame: StudyFrame, by: Levels | None, *, seed: int = 0) -> Mechani
     if len(means) < 3 or np.ptp(means[:, 0]) == 0:
         return None
     rng = np.random.default_rng(seed)
-    drawn = []
-    for _ in range(DRAWS):
-        picked = means[rng.integers(0, len(means), len(means))]
-        if np.ptp(picked[:, 0]) > 0 and np.ptp(picked[:, 1]) > 0:
-            drawn.append(float(stats.spearmanr(picked[:, 0], picked[:, 1]).statistic))
-    low, high = np.quantile(drawn, [0.025, 0.975]) if drawn else (math.nan, math.nan)
-    return Mechanism(table, float(stats.spearmanr(means[:, 0], means[:, 1]).statistic), float(low), float(high), len(means))
+    picks = rng.integers(0, len(means), (DRAWS, len(means)))
+    low, high = percentile_interval(rank_correlations(means[picks, 0], means[picks, 1]))
+    return Mechanism(table, float(rank_correlations(means[None, :, 0], means[None, :, 1])[0]), low, high, len(means))
 
 
 def draw_mechanism(found: Mechanism, by: Levels | None, words: Words) -> go.Figure:
