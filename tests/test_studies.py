@@ -22,6 +22,7 @@ from kdsearch.spec.study import load_study, validate_file
 from kdsearch.spec.study_model import Baseline
 from kdsearch.spec.study_model import Study as StudySpec
 from kdsearch.training.keys import key_of
+from tests.paired import paired
 
 STUDIES = sorted(folder("studies").glob("*.yaml"))
 SPACES = sorted(folder("search_spaces").glob("*.yaml"))
@@ -140,6 +141,19 @@ def test_five_equal_teachers_are_five_recipes_shared_by_every_cell() -> None:
     assert {label: len(keys) for label, keys in by_label.items() if label in ("one", "five", "mix")} == {
         label: {"one": 1, "five": 5, "mix": 7}[label] for label in by_label
     }
+
+
+def test_paired_differences_are_taken_seed_by_seed_and_against_baselines() -> None:
+    def row(value: float, seed: int, baseline: str | None = None, **params: object) -> TrialRow:
+        role = "baseline" if baseline else "search"
+        return TrialRow(0, "s", "", role, baseline, "COMPLETE", value, params, seeds=[seed], values={str(seed): value})
+
+    rows = [row(10 * seed + gain, seed, labels=labels, bits=2) for seed in (0, 1, 2) for labels, gain in (("hard", 0), ("kd", 1 + seed))]
+    rows += [row(10 * seed - 1, seed, "no_kd") for seed in (0, 1)]
+    [(rest, (mean, half, n))] = paired(rows, "labels=kd", "labels=hard").items()
+    assert (rest, mean, n) == ((("bits", "2"),), 2.0, 3)
+    assert half == pytest.approx(4.303 * 1 / 3**0.5, abs=1e-3)
+    assert paired(rows, "labels=hard", "baseline=no_kd") == {(("bits", "2"),): (1.0, 0.0, 2)}
 
 
 def _trained(study: StudySpec, row: TrialRow) -> list[Recipe]:
