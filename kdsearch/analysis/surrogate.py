@@ -154,6 +154,7 @@ def importances(data: Inputs, *, trees: int = 100, draws: int = 8, seed: int = 0
     """
     if len(data.y) < FEWEST or not data.names:
         return None
+    data = thinned(data, 2 * MOST)
     forest = RandomForestRegressor(trees, min_samples_leaf=2, oob_score=True, random_state=seed).fit(data.X, data.y)
     point = _forest_shares(forest, data.X, data.y, seed, 5)
     rng = np.random.default_rng(seed)

@@ -21,6 +21,7 @@ from kdsearch.report.style import decimals, plain, signed, slug
 from kdsearch.spec.study import Study
 from tests.analysis import planted
 
+SMALL = {"temperature": {"choices": [1, 20], "ordered": True}, "width": {"choices": [1, 4], "ordered": True}}
 MIDDLE = {"temperature": {"choices": [1, 5, 20], "ordered": True}, "width": {"choices": [1, 2, 4], "ordered": True}}
 EVIL = '</script><script>window.hacked = 1</script><img src=x onerror="window.hacked=2">'
 
@@ -86,7 +87,9 @@ def test_several_studies_stand_side_by_side_with_their_paired_differences(tmp_pa
     made = []
     for i, name in enumerate(("ht_kd", "kd_kd", "kd_kd_cr")):
         study = planted.study(
-            name, seeds=[0, 1, 2], space={k: {"choices": v, "ordered": True} for k, v in (("temperature", [1, 20]), ("width", [1, 4]))}
+            name,
+            seeds=[0, 1, 2],
+            space=SMALL,
         )
         made.append((study, planted.grid_rows(study, seed=i, shift=0.5 * i, sd=0.1)))
     text = _report(tmp_path, *made)

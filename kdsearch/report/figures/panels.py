@@ -126,6 +126,8 @@ def _finish(figure: go.Figure, panels: Sequence[Panel], coloraxis: dict[str, Any
         own = panels[i - 1].cells if count is None else panels[0].cells
         level_axis(figure, "x", own.x if count is None else xs, row=1, col=i)
         level_axis(figure, "y", own.y if count is None else ys, row=1, col=i)
+        if max(len(label) for label in own.x.labels) <= 9:  # rotated only where it must be
+            figure.update_xaxes(tickangle=0, tickfont={"size": 10}, row=1, col=i)
         if i > 1:
             figure.update_yaxes(title=None, row=1, col=i)
     return figure
