@@ -64,6 +64,8 @@ def best_of(study: Study, rows: Sequence[TrialRow], store: Store, *, top: int = 
 
 def _of_stratum(study: Study, rows: Sequence[TrialRow], store: Store, stratum: Stratum, top: int) -> list[Best]:
     confirmed = confirmation(rows, study, stratum.name)
+    if confirmed is not None and not confirmed.keys:
+        confirmed = None  # cut off before its report seeds: it has a choice, but no number for it yet
     if confirmed is not None and not any(
         keeps_constraints(row, study) for row in rows if row.role == "search" and identity(row.params) == identity(confirmed.chosen.params)
     ):

@@ -6,7 +6,7 @@ from torch import nn
 
 
 def plain(num_classes: int, in_channels: int, width: float) -> nn.Module:
-    """A ReLU that is used twice, a grouped convolution, a linear layer without bias."""
+    """A ReLU that is used twice, a grouped convolution, no pooling."""
     channels = int(16 * width)
     relu = nn.ReLU()
     return nn.Sequential(
@@ -17,5 +17,5 @@ def plain(num_classes: int, in_channels: int, width: float) -> nn.Module:
         nn.BatchNorm2d(channels),
         relu,
         nn.Flatten(),
-        nn.Linear(channels * 9, num_classes, bias=False),
+        nn.Linear(channels * 9, num_classes),
     )

@@ -16,7 +16,7 @@ from kdsearch.analysis.confirm import REPORT_SEEDS, confirmation
 from kdsearch.api import Study
 from kdsearch.errors import ExportError, NothingEligible, StoreError, UsageError
 from kdsearch.export.bundle import FILES, export_study
-from kdsearch.export.recipe import best_of
+from kdsearch.export.recipe import NOT_CONFIRMED, best_of
 from kdsearch.export.student import student_of
 from kdsearch.record.store import Store
 from kdsearch.spec.study import Study as StudySpec
@@ -110,6 +110,14 @@ def test_a_full_folder_is_kept_unless_forced_and_then_only_exports_are_replaced(
     assert f"{size:,} bytes; with float32 weights {full:,}" in done[0].text()
     with pytest.raises(UsageError, match="no format 'gguf'"):
         searched.export(tmp_path / "other", formats=["gguf"])
+
+
+def test_a_confirmation_that_was_cut_off_before_its_report_does_not_count_yet(confirmed: Study) -> None:
+    rows = [row for row in confirmed.trials() if not row.seeds or row.seeds[0] < REPORT_SEEDS]
+    assert any(row.role == "confirm" for row in rows)
+    best = best_of(confirmed.spec, rows, Store(confirmed.store_root))[0]
+    assert best.confirmed is None
+    assert NOT_CONFIRMED in best.provenance["warnings"]
 
 
 def test_nothing_finished_is_exit_4_and_says_what_to_do(searched: Study, tmp_path: Path) -> None:
