@@ -101,9 +101,12 @@ class Study:
             quiet: no progress on standard error.
             on_event: called with a line of text at each notable event.
         """
+        from kdsearch.search.data_check import check_data
         from kdsearch.search.engine import RunOptions, run_study
         from kdsearch.search.progress import progress_for
 
+        if address is None:  # a cluster's nodes may have data that this machine lacks
+            check_data(self.spec)
         options = RunOptions(workers=workers, address=address, inline=inline)
         run = self._run.create(self.spec)
         outcome = run_study(self.spec, run, self.store_root, options, progress_for(self.spec, quiet=quiet, on_event=on_event))

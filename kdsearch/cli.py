@@ -146,6 +146,8 @@ def run(
     outcome = job.run(workers=workers, address=address, inline=inline, quiet=quiet or json_out)
     if json_out:
         _print_json({"study": job.name, "folder": str(job.folder), **outcome.to_json()})
+    elif quiet and outcome.reason:
+        _say(f"kdsearch: {outcome.reason}")
     elif not quiet:
         _say(outcome.text())
         if (job.folder / "report.html").exists():

@@ -71,7 +71,8 @@ class Selected:
 
     def to_json(self) -> dict[str, Any]:
         """The fields as JSON can hold them: None in place of NaN."""
-        return {k: None if isinstance(v, float) and not math.isfinite(v) else v for k, v in asdict(self).items()}
+        plain = {k: None if isinstance(v, float) and not math.isfinite(v) else v for k, v in asdict(self).items()}
+        return {**plain, "value": plain["mean"]}
 
 
 @dataclass(frozen=True)

@@ -96,8 +96,12 @@ class Study(Frozen):
     constraints: tuple[Annotated[Constraint, BeforeValidator(parse_constraint)], ...] = Field(
         (), description='Bounds on what is eligible, such as "model_kib <= 64".'
     )
-    sampler: Annotated[Sampler, BeforeValidator(_named)] = Field(default_factory=Sampler, description="A name, or a name with options.")
-    pruner: Annotated[Pruner, BeforeValidator(_named)] = Field(default_factory=Pruner, description="A name, or a name with options.")
+    sampler: Annotated[Sampler, BeforeValidator(_named)] = Field(
+        default_factory=lambda: Sampler.model_validate({"name": "tpe"}), description="A name, or a name with options."
+    )
+    pruner: Annotated[Pruner, BeforeValidator(_named)] = Field(
+        default_factory=lambda: Pruner.model_validate({"name": "none"}), description="A name, or a name with options."
+    )
     budget: Budget = Field(default_factory=Budget, description="How much is tried.")
     seeds: tuple[Annotated[Whole, Field(ge=0, lt=2**31)], ...] = Field(
         (0,), description="Seeds of each configuration; an adaptive search looks at the first while it runs.", min_length=1
