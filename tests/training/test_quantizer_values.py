@@ -93,6 +93,11 @@ def test_each_filter_and_each_bucket_has_values_of_its_own(bits: int) -> None:
         assert row.min() == master.min() and row.max().item() == pytest.approx(master.max().item(), abs=1e-6)
 
 
+def test_a_last_shorter_bucket_runs_between_its_own_ends() -> None:
+    w = torch.tensor([[0.0, 1.0, 2.0, 3.0, 5.0, 5.1, 6.0]])
+    assert on(w, "qdistill", 1, bucket=4)(w).tolist() == [[0, 0, 3, 3, 5, 5, 6]]
+
+
 def test_a_shin_tensor_of_two_bits_is_ternary_and_its_levels_are_multiples_of_the_step() -> None:
     w = filters()
     quantizer = on(w, "shin", 2)
