@@ -102,7 +102,8 @@ class Study:
             on_event: called with a line of text at each notable event.
         """
         from kdsearch.search.data_check import check_data
-        from kdsearch.search.engine import RunOptions, run_study
+        from kdsearch.search.engine import run_study
+        from kdsearch.search.options import RunOptions
         from kdsearch.search.progress import progress_for
 
         if address is None:  # a cluster's nodes may have data that this machine lacks
@@ -193,7 +194,7 @@ class Study:
             NothingEligible: nothing has finished that could be confirmed.
         """
         from kdsearch.search.confirm import confirm_study
-        from kdsearch.search.engine import RunOptions
+        from kdsearch.search.options import RunOptions
         from kdsearch.search.progress import progress_for
 
         self.trials()

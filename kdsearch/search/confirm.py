@@ -35,8 +35,9 @@ from kdsearch.record.run import Run
 from kdsearch.record.store import Store
 from kdsearch.record.trials import TrialRow, read_trials
 from kdsearch.search.book import Book
-from kdsearch.search.engine import Outcome, RunOptions, run_study
+from kdsearch.search.engine import Outcome, run_study
 from kdsearch.search.ledger import Ledger, _Open
+from kdsearch.search.options import RunOptions
 from kdsearch.search.progress import Progress
 from kdsearch.search.work import Event
 from kdsearch.spec.recipe import Recipe

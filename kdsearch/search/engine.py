@@ -14,28 +14,12 @@ from kdsearch.record.run import Run
 from kdsearch.record.store import Store
 from kdsearch.search.inline import run_inline
 from kdsearch.search.ledger import Assignment, Ledger
+from kdsearch.search.options import RunOptions
 from kdsearch.search.prerequisites import Prerequisite, Tally, prerequisites, run_prerequisites_inline
 from kdsearch.search.progress import Progress, clock
 from kdsearch.search.stopping import Leave, Stop, signals
-from kdsearch.search.work import DEFAULT_SESSION, Work, recipe_json
+from kdsearch.search.work import Work, recipe_json
 from kdsearch.spec.study import Study
-
-
-@dataclass(frozen=True)
-class RunOptions:
-    """How a study is run, apart from what it says itself."""
-
-    workers: int | None = None
-    """Trials at a time; None: as many as the resources allow."""
-    address: str | None = None
-    """A Ray cluster to join; None: Ray on this machine."""
-    inline: bool = False
-    """In this process, without Ray."""
-    session: str = DEFAULT_SESSION
-    """``module:function`` that makes training sessions, see :class:`kdsearch.search.work.SessionLike`. Anything with that
-    interface can be searched: a tabulated objective, a simulator."""
-    segment: int = 1000
-    """Trials after which Ray Tune is started anew, since its memory grows with the trials it has seen."""
 
 
 @dataclass

@@ -55,7 +55,7 @@ from kdsearch.search.stopping import Leave, Stop  # noqa: E402
 from kdsearch.search.work import Event, Work, Worker, session_factory  # noqa: E402
 
 if TYPE_CHECKING:
-    from kdsearch.search.engine import RunOptions
+    from kdsearch.search.options import RunOptions
     from kdsearch.spec.study import Study
 
 _EVENT = "event"

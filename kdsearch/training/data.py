@@ -18,7 +18,8 @@ from torch import Tensor
 from kdsearch.errors import DataError
 from kdsearch.spec.recipe import Data
 from kdsearch.training.imagefolder import is_grey, listed
-from kdsearch.training.sources import Pictures, Source, open_source, source_fingerprint
+from kdsearch.training.pictures import Pictures, Source
+from kdsearch.training.sources import open_source, source_fingerprint
 from kdsearch.training.streamed import Files, files_of
 from kdsearch.training.streams import hashed, stream
 

@@ -20,7 +20,7 @@ from PIL import Image, UnidentifiedImageError
 
 from kdsearch.errors import DataError, StoreError
 from kdsearch.record.blobs import Blobs
-from kdsearch.training.sources import Bytes, Pictures, Source
+from kdsearch.training.pictures import Bytes, Pictures, Source
 
 PARTS = ("train", "val", "test")
 SUFFIXES = frozenset({".png", ".jpg", ".jpeg", ".bmp", ".gif", ".ppm", ".pgm", ".tif", ".tiff", ".webp"})

@@ -5,39 +5,17 @@ from __future__ import annotations
 import contextlib
 import hashlib
 import os
-from collections.abc import Callable
-from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-import numpy.typing as npt
 
 from kdsearch.errors import DataError
+from kdsearch.training.imagefolder import folder_fingerprint, open_folder
+from kdsearch.training.pictures import Pictures, Source
 from kdsearch.training.streams import stream
 from kdsearch.training.user_code import user_function
-
-Bytes = npt.NDArray[np.uint8]
-Labels = npt.NDArray[np.int64]
-
-
-@dataclass(frozen=True)
-class Pictures:
-    """Images (N, C, H, W) uint8 and labels (N,) int64."""
-
-    images: Bytes
-    labels: Labels
-
-
-@dataclass(frozen=True)
-class Source:
-    """A data set before it is split; ``test`` reads the test part."""
-
-    train: Pictures
-    validation: Pictures | None
-    test: Callable[[], Pictures]
-    classes: int
 
 
 def open_source(name: str, root: str | None, image_size: int | None) -> Source:
@@ -47,8 +25,6 @@ def open_source(name: str, root: str | None, image_size: int | None) -> Source:
     if name in _CIFAR:
         return _cifar(name, root)
     if name == "imagefolder":
-        from kdsearch.training.imagefolder import open_folder
-
         return open_folder(root, image_size)
     return _user(name)
 
@@ -58,8 +34,6 @@ def source_fingerprint(name: str, root: str | None, image_size: int | None) -> s
     if name in _CIFAR:  # torchvision checks the files against these sums whenever it reads them
         return f"{name}-{_CIFAR[name][1]}"
     if name == "imagefolder":
-        from kdsearch.training.imagefolder import folder_fingerprint
-
         return folder_fingerprint(root)
     return _array_fingerprint(name)
 

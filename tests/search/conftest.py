@@ -13,7 +13,8 @@ import pytest
 
 from kdsearch.record.run import Run
 from kdsearch.record.trials import TrialRow, read_trials
-from kdsearch.search.engine import Outcome, RunOptions, run_study
+from kdsearch.search.engine import Outcome, run_study
+from kdsearch.search.options import RunOptions
 from kdsearch.search.progress import Progress
 from kdsearch.spec.study import Study, load_study
 from tests.search.drive import SESSION

@@ -11,7 +11,8 @@ from pathlib import Path
 
 from kdsearch.errors import KDSearchError
 from kdsearch.record.run import Run
-from kdsearch.search.engine import RunOptions, run_study
+from kdsearch.search.engine import run_study
+from kdsearch.search.options import RunOptions
 from kdsearch.search.progress import progress_for
 from kdsearch.spec.study import load_study
 

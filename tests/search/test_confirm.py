@@ -13,7 +13,8 @@ from kdsearch.record.run import Run
 from kdsearch.record.store import Store
 from kdsearch.record.trials import TrialRow, read_trials
 from kdsearch.search.confirm import confirm_study
-from kdsearch.search.engine import Outcome, RunOptions
+from kdsearch.search.engine import Outcome
+from kdsearch.search.options import RunOptions
 from kdsearch.search.progress import Progress
 from tests.search import tabulated
 from tests.search.conftest import STUDY, Go, make_study

@@ -12,8 +12,9 @@ import pytest
 from kdsearch.errors import RunLocked, SpecError, UsageError
 from kdsearch.record.run import Run
 from kdsearch.record.trials import baselines_study, read_trials, stratum_study
-from kdsearch.search.engine import RunOptions, run_study
+from kdsearch.search.engine import run_study
 from kdsearch.search.ledger import Ledger
+from kdsearch.search.options import RunOptions
 from kdsearch.search.progress import Progress
 from kdsearch.search.pruners import PRUNERS
 from kdsearch.search.samplers import SAMPLERS

@@ -10,8 +10,9 @@ import pytest
 
 from kdsearch.record.run import Run
 from kdsearch.record.trials import read_trials
-from kdsearch.search.engine import RunOptions, run_study
+from kdsearch.search.engine import run_study
 from kdsearch.search.ledger import Ledger
+from kdsearch.search.options import RunOptions
 from kdsearch.search.progress import Progress
 from tests.search.conftest import make_study, states
 from tests.search.drive import SESSION

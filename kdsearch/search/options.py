@@ -1,0 +1,24 @@
+"""How a study is run, apart from what it says itself."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from kdsearch.search.work import DEFAULT_SESSION
+
+
+@dataclass(frozen=True)
+class RunOptions:
+    """How a study is run, apart from what it says itself."""
+
+    workers: int | None = None
+    """Trials at a time; None: as many as the resources allow."""
+    address: str | None = None
+    """A Ray cluster to join; None: Ray on this machine."""
+    inline: bool = False
+    """In this process, without Ray."""
+    session: str = DEFAULT_SESSION
+    """``module:function`` that makes training sessions, see :class:`kdsearch.search.work.SessionLike`. Anything with that
+    interface can be searched: a tabulated objective, a simulator."""
+    segment: int = 1000
+    """Trials after which Ray Tune is started anew, since its memory grows with the trials it has seen."""
