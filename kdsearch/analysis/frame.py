@@ -90,6 +90,7 @@ class Axis:
     low: float = math.nan
     high: float = math.nan
     log: bool = False
+    step: float | None = None
     integer: bool = False
     parent: tuple[str, str] | None = None
     title: str = ""
@@ -124,6 +125,7 @@ def axis_of(parameter: Any, labels: Sequence[Any] = ()) -> Axis:
             low=float(parameter.low),
             high=float(parameter.high),
             log=bool(parameter.log),
+            step=parameter.step,
             integer=parameter.kind == "int",
             parent=parent,
             title=title,

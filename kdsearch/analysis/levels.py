@@ -59,7 +59,7 @@ class Levels:
 
 
 def levels_of(frame: StudyFrame, name: str, bins: int = BINS) -> Levels:
-    """Levels of a parameter: choices as declared; a range's distinct values where they are few, else bins equal on its scale.
+    """Levels of a parameter: choices as declared; a range's values where they are few and come again, else bins equal on its scale.
 
     A conditional parameter gets :data:`ABSENT` as a last level where trials lack it.
     """
@@ -70,7 +70,8 @@ def levels_of(frame: StudyFrame, name: str, bins: int = BINS) -> Levels:
         numbers: Sequence[float] = axis.numbers or (math.nan,) * len(axis.labels)
         return _levels(axis, axis.labels, numbers, False, (), absent)
     values = np.unique(column.dropna().to_numpy(dtype=float))
-    if len(values) <= LEVELS_AT_MOST:
+    repeated = len(column.dropna()) >= 2 * len(values)  # a grid, or a step: not a handful of draws from a range
+    if len(values) <= LEVELS_AT_MOST and (axis.step is not None or axis.integer or repeated):
         return _levels(axis, [label_text(v) for v in values], values.tolist(), axis.log, (), absent)
     low, high = min(axis.low, values.min()), max(axis.high, values.max())
     edges = np.geomspace(low, high, bins + 1) if axis.log else np.linspace(low, high, bins + 1)

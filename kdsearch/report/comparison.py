@@ -7,10 +7,10 @@ from collections.abc import Sequence
 from kdsearch.analysis.cells import FEW
 from kdsearch.analysis.panels import Panel, differences
 from kdsearch.report import captions
-from kdsearch.report.figures import heatmap, panels
+from kdsearch.report.figures import panels
 from kdsearch.report.style import Figure, Words, capital, short_words, slug, unescaped
 
-PANELS_ABREAST = 4
+MOST_PANELS = 8
 """Panels a figure takes; more are left to the CSV."""
 
 
@@ -38,9 +38,9 @@ def panel_figures(
     """
     if len(found) < 2:
         return []
-    drawn = found[:PANELS_ABREAST]
+    drawn = found[:MOST_PANELS]
     first = drawn[0].cells
-    least, _ = heatmap.natural_width(len(first.x.labels), len(drawn), panels.COMPACT_WIDTH)
+    least = panels.Spots.of(len(drawn), drawn[0]).width
     compared = all(p.cells.table["diff"].notna().any() for p in drawn)
     names = " | ".join(p.title for p in drawn)
     title = capital(unescaped(f"{short_words(first.x.name, first.x.title)} × {short_words(first.y.name, first.y.title)}, side by side"))
@@ -64,7 +64,7 @@ def panel_figures(
     ]
     gaps = [d for d in differences(drawn, to_first=to_first) if len(d.table)] if compare and not exploration else []
     if gaps:
-        least, _ = heatmap.natural_width(len(first.x.labels), len(gaps), panels.COMPACT_WIDTH)
+        least = panels.Spots.of(len(gaps), drawn[0]).width
         paired = all(bool(d.table["paired"].all()) for d in gaps)
         unit = f" ({said.difference_unit})" if said.difference_unit else ""
         pairing = "paired by seed" if paired else "not paired where seeds are not shared"

@@ -82,12 +82,13 @@ def words(metric: str) -> Words:
 
 def parameter_words(name: str, title: str = "") -> str:
     """A parameter's axis title, escaped for plotly: as the study says (``title``), else a known name's words, else the name."""
-    return plain(title) if title else _PARAMETERS.get(name.lower(), plain(name.replace("_", " ")))
+    return capital(plain(title) if title else _PARAMETERS.get(name.lower(), plain(name.replace("_", " "))))
 
 
 def short_words(name: str, title: str = "") -> str:
     """A parameter within a sentence, without its unit, escaped for plotly."""
-    return parameter_words(name, title).split(" (")[0]
+    words = parameter_words(name, title).split(" (")[0]
+    return words[:1].lower() + words[1:] if words[1:2].islower() else words
 
 
 def baseline_words(name: str) -> str:

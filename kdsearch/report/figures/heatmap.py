@@ -55,7 +55,7 @@ def draw_heatmap(cells: Cells, words: Words, *, limit: float | None = None) -> g
     figure = go.Figure()
     add_heatmap(figure, cells, words, limit=limit)
     legend = _legend(figure, cells)
-    height = CELL_HEIGHT * len(cells.y.labels) + 118 + 34 * legend
+    height = max(CELL_HEIGHT * len(cells.y.labels), 130) + 118 + 34 * legend
     styled(figure, height, margin={"l": 80, "r": 16, "t": 12 + 34 * legend, "b": 64}, barmode="overlay")
     level_axis(figure, "x", cells.x)
     level_axis(figure, "y", cells.y)
@@ -164,10 +164,12 @@ def _luminance(scale: list[list[Any]], where: float) -> float:
 
 def colour_bar(cells: Cells, words: Words, *, compared: bool = True) -> dict[str, Any]:
     """Colour bar of a heatmap: what its colour is, with the unit."""
-    unit = f" ({words.difference_unit})" if words.difference_unit else ""
-    title = f"Difference to {baseline_words(cells.baseline.name)}{unit}" if compared and cells.baseline is not None else words.axis
+    unit = f"<br>({words.difference_unit})" if words.difference_unit else ""
+    title = words.axis.replace(" (", "<br>(")
+    if compared and cells.baseline is not None:
+        title = f"Difference to<br>{baseline_words(cells.baseline.name)}{unit}"
     return {
-        "title": {"text": title, "side": "right", "font": {"size": 12}},
+        "title": {"text": title, "side": "top", "font": {"size": 11}},
         "thickness": 14,
         "len": 1.0,
         "outlinewidth": 0,
@@ -335,9 +337,13 @@ def draw_companion(cells: Cells, words: Words) -> go.Figure:
     figure = make_subplots(rows=1, cols=2, shared_yaxes=True, horizontal_spacing=0.04, subplot_titles=titles)
     digits = decimals(cells.table["half"].tolist())
     widths = 2 * cells.matrix("half")
-    for col, z, form in ((1, cells.matrix("n"), ".0f"), (2, widths, f".{digits}f")):
-        shown = np.where(cells.matrix("n") > 0, z, math.nan)
-        text = [[f"{v:{form}}" if math.isfinite(v) else "" for v in line] for line in shown]
+    counts = cells.matrix("n")
+    for col, z, form in ((1, counts, ".0f"), (2, widths, f".{digits}f")):
+        shown = np.where(counts > 0, z, math.nan)
+        text = [
+            [f"{v:{form}}" if math.isfinite(v) else "–" * bool(n) for v, n in zip(*pair, strict=True)]
+            for pair in zip(shown, counts, strict=True)
+        ]
         top = float(np.nanmax(shown)) if np.isfinite(shown).any() else 1.0
         figure.add_trace(not_run(cells), row=1, col=col)
         figure.add_trace(
@@ -365,7 +371,7 @@ def draw_companion(cells: Cells, words: Words) -> go.Figure:
             if text[b][a]
         ]
         add_text(figure, spots, SEQUENTIAL, row=1, col=col)
-    styled(figure, 38 * len(cells.y.labels) + 112, margin={"l": 80, "r": 16, "t": 36, "b": 64}, barmode="overlay")
+    styled(figure, max(38 * len(cells.y.labels), 90) + 112, margin={"l": 80, "r": 16, "t": 36, "b": 64}, barmode="overlay")
     figure.update_annotations(font={"size": 13})
     for col in (1, 2):
         level_axis(figure, "x", cells.x, row=1, col=col)

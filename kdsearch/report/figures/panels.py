@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
+from dataclasses import dataclass
 from typing import Any
 
 import pandas as pd
 import plotly.graph_objects as go
 from plotly.subplots import make_subplots
 
+from kdsearch.analysis.cells import Cells
 from kdsearch.analysis.panels import Difference, Panel
 from kdsearch.report.figures.heatmap import (
     add_heatmap,
@@ -24,6 +26,8 @@ from kdsearch.report.style import DIVERGING, INK, MARK, SEQUENTIAL, Words, decim
 
 COMPACT_WIDTH, COMPACT_HEIGHT = 54, 58
 """Pixels that a cell's three short lines of text need."""
+PAGE, BESIDES, GAP, BETWEEN = 1120, 200, 24, 62
+"""Pixels: the page's width, axis and colour bar beside the panels, between panels in a row, and between rows."""
 
 
 def panels_table(panels: Sequence[Panel]) -> pd.DataFrame:
@@ -45,27 +49,29 @@ def _panel_first(table: pd.DataFrame) -> pd.DataFrame:
 def draw_panels(panels: Sequence[Panel], words: Words) -> go.Figure:
     """Heatmaps side by side; the colour is each panel's difference to its own baseline on one scale, or the mean on one scale."""
     compared = all(p.cells.table["diff"].notna().any() for p in panels)
-    figure = _side_by_side([plain(p.title) for p in panels], panels)
+    spots = Spots.of(len(panels), panels[0])
+    figure = spots.figure([plain(p.title) for p in panels])
     bound = max(colour_range(p.cells) for p in panels)
     values = pd.concat([p.cells.table["mean"] for p in panels])
     means = (float(values.min()), float(values.max()))
     shared: dict[str, Any] = {"coloraxis": "coloraxis", "compared": compared, "compact": True, "limit": bound, "means": means}
-    for i, panel in enumerate(panels, start=1):
-        add_heatmap(figure, panel.cells, words, row=1, col=i, **shared)
+    for i, panel in enumerate(panels):
+        add_heatmap(figure, panel.cells, words, **spots.place(i), **shared)
     if compared:
         colour: dict[str, Any] = {"colorscale": DIVERGING, "cmin": -bound, "cmax": bound}
     else:
         colour = {"colorscale": SEQUENTIAL, "cmin": means[0], "cmax": means[1]}
-    return _finish(figure, panels, colour | {"colorbar": colour_bar(panels[0].cells, words, compared=compared)})
+    return _finish(figure, spots, [p.cells for p in panels], colour | {"colorbar": colour_bar(panels[0].cells, words, compared=compared)})
 
 
 def draw_differences(found: Sequence[Difference], panels: Sequence[Panel], words: Words) -> go.Figure:
     """Heatmaps of differences between panels: text is difference ± half of its interval, bold outline where the interval excludes 0."""
     xs, ys = panels[0].cells.x, panels[0].cells.y
     bound = max((float(d.table["diff"].abs().max()) for d in found if len(d.table)), default=1.0) or 1.0
-    figure = _side_by_side([plain(d.title) for d in found], panels)
+    spots = Spots.of(len(found), panels[0])
+    figure = spots.figure([plain(d.title) for d in found])
     digits = decimals([h for d in found for h in d.table["half"]])
-    for i, difference in enumerate(found, start=1):
+    for i, difference in enumerate(found):
         z = [[math.nan] * len(xs.labels) for _ in ys.labels]
         hover = [[""] * len(xs.labels) for _ in ys.labels]
         texts: list[tuple[int, int, str, float]] = []
@@ -96,38 +102,75 @@ def draw_differences(found: Sequence[Difference], panels: Sequence[Panel], words
             hoverongaps=False,
         )
         missing = [(a, b) for b in range(len(ys.labels)) for a in range(len(xs.labels)) if not math.isfinite(z[b][a])]
-        figure.add_trace(hatched([a for a, _ in missing], [b for _, b in missing], ["not in both"] * len(missing)), row=1, col=i)
-        figure.add_trace(trace, row=1, col=i)
+        figure.add_trace(hatched([a for a, _ in missing], [b for _, b in missing], ["not in both"] * len(missing)), **spots.place(i))
+        figure.add_trace(trace, **spots.place(i))
         outline = go.Scatter(x=lines[0], y=lines[1], mode="lines", line={"color": MARK, "width": 1.8}, hoverinfo="skip", showlegend=False)
-        figure.add_trace(outline, row=1, col=i)
-        add_text(figure, texts, DIVERGING, row=1, col=i, size=11)
+        figure.add_trace(outline, **spots.place(i))
+        add_text(figure, texts, DIVERGING, **spots.place(i), size=11)
     unit = f" ({words.difference_unit})" if words.difference_unit else ""
     bar = {
-        "title": {"text": f"Difference{unit}", "side": "right", "font": {"size": 12}},
+        "title": {"text": f"Difference{unit}", "side": "top", "font": {"size": 11}},
         "thickness": 14,
         "outlinewidth": 0,
         "ticks": "outside",
     }
-    return _finish(figure, panels, {"colorscale": DIVERGING, "cmin": -bound, "cmax": bound, "colorbar": bar}, count=len(found))
+    colour = {"colorscale": DIVERGING, "cmin": -bound, "cmax": bound, "colorbar": bar}
+    return _finish(figure, spots, [panels[0].cells] * len(found), colour)
 
 
-def _side_by_side(titles: Sequence[str], panels: Sequence[Panel]) -> go.Figure:
-    del panels
-    return make_subplots(rows=1, cols=len(titles), shared_yaxes=True, horizontal_spacing=0.03, subplot_titles=list(titles))
+@dataclass(frozen=True)
+class Spots:
+    """Where panels stand: as many beside each other as the page is wide, the rest below."""
+
+    count: int
+    rows: int
+    columns: int
+    cells: tuple[int, int]
+
+    @staticmethod
+    def of(count: int, first: Panel) -> Spots:
+        """Spots for ``count`` panels of the first one's size."""
+        across, up = len(first.cells.x.labels), len(first.cells.y.labels)
+        columns = min(count, max(1, (PAGE - BESIDES) // (across * COMPACT_WIDTH + GAP)))
+        return Spots(count, -(-count // columns), columns, (across, up))
+
+    @property
+    def width(self) -> int:
+        """Least width in pixels."""
+        return self.columns * (self.cells[0] * COMPACT_WIDTH + GAP) + BESIDES
+
+    @property
+    def height(self) -> int:
+        """Height of the plots and what is between them, in pixels."""
+        return self.rows * max(COMPACT_HEIGHT * self.cells[1], 160) + (self.rows - 1) * BETWEEN
+
+    def place(self, i: int) -> dict[str, Any]:
+        """Row and column of panel ``i``."""
+        return {"row": i // self.columns + 1, "col": i % self.columns + 1}
+
+    def figure(self, titles: Sequence[str]) -> go.Figure:
+        """An empty figure of these spots."""
+        return make_subplots(
+            rows=self.rows,
+            cols=self.columns,
+            shared_yaxes=True,
+            horizontal_spacing=0.03,
+            vertical_spacing=BETWEEN / self.height if self.rows > 1 else 0.0,
+            subplot_titles=list(titles),
+        )
 
 
-def _finish(figure: go.Figure, panels: Sequence[Panel], coloraxis: dict[str, Any], count: int | None = None) -> go.Figure:
-    xs, ys = panels[0].cells.x, panels[0].cells.y
-    styled(
-        figure, COMPACT_HEIGHT * len(ys.labels) + 124, margin={"l": 80, "r": 16, "t": 36, "b": 64}, barmode="overlay", coloraxis=coloraxis
-    )
+def _finish(figure: go.Figure, spots: Spots, shown: Sequence[Cells], coloraxis: dict[str, Any]) -> go.Figure:
+    margin = {"l": 80, "r": 16, "t": 36, "b": 64}
+    styled(figure, spots.height + 100, margin=margin, barmode="overlay", coloraxis=coloraxis)
     figure.update_annotations(font={"size": 13, "color": INK})
-    for i in range(1, (count or len(panels)) + 1):
-        own = panels[i - 1].cells if count is None else panels[0].cells
-        level_axis(figure, "x", own.x if count is None else xs, row=1, col=i)
-        level_axis(figure, "y", own.y if count is None else ys, row=1, col=i)
-        if max(len(label) for label in own.x.labels) <= 9:  # rotated only where it must be
-            figure.update_xaxes(tickangle=0, tickfont={"size": 10}, row=1, col=i)
-        if i > 1:
-            figure.update_yaxes(title=None, row=1, col=i)
+    for i, cells in enumerate(shown):
+        level_axis(figure, "x", cells.x, **spots.place(i))
+        level_axis(figure, "y", cells.y, **spots.place(i))
+        if max(len(label) for label in cells.x.labels) <= 9:  # rotated only where it must be
+            figure.update_xaxes(tickangle=0, tickfont={"size": 10}, **spots.place(i))
+        if i + spots.columns < spots.count:
+            figure.update_xaxes(title=None, **spots.place(i))
+        if i % spots.columns:
+            figure.update_yaxes(title=None, **spots.place(i))
     return figure
