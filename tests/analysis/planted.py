@@ -10,6 +10,7 @@ import math
 from typing import Any
 
 import numpy as np
+import optuna
 
 from kdsearch.record.trials import TrialRow
 from kdsearch.spec.study import Study
@@ -124,6 +125,35 @@ def grid_rows(
             rows.append(row(len(rows), params, {s: value}, metrics=metrics, stratum=stratum, rng=rng, name=of.name))
     plain = {s: baseline + lucky[s] + float(rng.normal(0, sd)) for s in of.seeds}
     rows.append(row(0, {}, plain, role="baseline", baseline="no_kd", stratum=stratum, rng=rng, name=of.name))
+    return rows
+
+
+def tpe_rows(of: Study, *, sd: float = 0.3, seed: int = 0) -> list[TrialRow]:
+    """The surface as Optuna's TPE searches it with its median pruner, on learning curves that rise to the final value."""
+    optuna.logging.set_verbosity(optuna.logging.ERROR)
+    rng = np.random.default_rng(seed)
+    sampler = optuna.samplers.TPESampler(seed=seed, n_startup_trials=10)
+    search = optuna.create_study(direction="maximize", sampler=sampler, pruner=optuna.pruners.MedianPruner(8, 4))
+    rows: list[TrialRow] = []
+    for number in range(of.budget.trials or 60):
+        trial = search.ask()
+        t, w = trial.suggest_float("temperature", 1, 20, log=True), float(trial.suggest_categorical("width", WIDTHS))
+        c = trial.suggest_float("coefficient", 0.1, 1)
+        trial.suggest_categorical("schedule", ["constant", "cr_linear", "cr_cosine"])
+        final = surface(t, w) - 1.5 * (c - 0.7) ** 2 + float(rng.normal(0, sd))
+        found = row(number, trial.params, {0: final}, rng=rng, name=of.name, metrics={"teacher_accuracy": 91 + 1.5 * math.log(w)})
+        for epoch, value in found.intermediate[:-1]:
+            trial.report(value, int(epoch))
+            if trial.should_prune():
+                search.tell(trial, state=optuna.trial.TrialState.PRUNED)
+                cut = found.intermediate[: int(epoch)]
+                found = row(number, trial.params, {}, state="PRUNED", epochs=0, rng=rng, name=of.name)
+                found.intermediate, found.epochs, found.value = cut, int(epoch), value
+                break
+        else:
+            search.tell(trial, final)
+        rows.append(found)
+    rows.append(row(0, {}, {0: 88.5}, role="baseline", baseline="no_kd", rng=rng, name=of.name))
     return rows
 
 

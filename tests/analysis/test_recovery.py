@@ -51,14 +51,16 @@ def test_large_noise_is_answered_with_cannot_tell() -> None:
     assert "Whether the best width moves with temperature cannot be told" in said
 
 
-def test_the_adaptive_search_is_marked_as_exploration() -> None:
+def test_a_tpe_search_is_marked_as_exploration() -> None:
     study = planted.adaptive(trials=60)
-    frame = study_frame(study, planted.adaptive_rows(study))
+    frame = study_frame(study, planted.tpe_rows(study))
     assert frame.exploration and cells(frame, "temperature", "width").exploration
     said = _said(frame, surrogate.importances(surrogate.inputs(frame), trees=20, draws=2))
     assert "Exploration, not proof" in said and "pruning took away" in said
     assert "there is no measure of noise" in said
     assert factorial_of(frame) is None
+    top = frame.configs.iloc[0]
+    assert planted.surface(top["p.temperature"], float(top["p.width"])) > 89  # of at most 90: the search did its work
 
 
 @pytest.mark.parametrize("rows", [0, 1])

@@ -211,7 +211,7 @@ def test_a_watched_report_is_written_again_when_trials_change_and_only_then(tmp_
 def test_a_heatmap_for_a_notebook_is_a_figure_and_its_errors_say_what_is_allowed() -> None:
     study, rows = _small_grid()
     figure = heatmap(study, rows, "width", "temperature")
-    assert "teacher width" in figure.layout.xaxis.title.text
+    assert "Teacher width" in figure.layout.xaxis.title.text
     assert any(trace.type == "heatmap" for trace in figure.data)
     with pytest.raises(UsageError, match="it searches: temperature, width"):
         heatmap(study, rows, "nope", "width")

@@ -55,7 +55,7 @@ def draw_heatmap(cells: Cells, words: Words, *, limit: float | None = None) -> g
     figure = go.Figure()
     add_heatmap(figure, cells, words, limit=limit)
     legend = _legend(figure, cells)
-    height = max(CELL_HEIGHT * len(cells.y.labels), 130) + 118 + 34 * legend
+    height = max(CELL_HEIGHT * len(cells.y.labels), 190) + 118 + 34 * legend
     styled(figure, height, margin={"l": 80, "r": 16, "t": 12 + 34 * legend, "b": 64}, barmode="overlay")
     level_axis(figure, "x", cells.x)
     level_axis(figure, "y", cells.y)
@@ -168,13 +168,14 @@ def colour_bar(cells: Cells, words: Words, *, compared: bool = True) -> dict[str
     title = words.axis.replace(" (", "<br>(")
     if compared and cells.baseline is not None:
         title = f"Difference to<br>{baseline_words(cells.baseline.name)}{unit}"
-    return {
-        "title": {"text": title, "side": "top", "font": {"size": 11}},
-        "thickness": 14,
-        "len": 1.0,
-        "outlinewidth": 0,
-        "ticks": "outside",
-    }
+    return bar_style(title)
+
+
+def bar_style(title: str) -> dict[str, Any]:
+    """A colour bar beside the top of the plot, its title above it in short lines."""
+    place = {"y": 1.0, "yanchor": "top", "lenmode": "pixels", "len": 190}
+    look = {"thickness": 14, "outlinewidth": 0, "ticks": "outside", "nticks": 6}
+    return {"title": {"text": title, "side": "top", "font": {"size": 11}}, **look, **place}
 
 
 def _texts(cells: Cells, words: Words, digits: int, between: str) -> tuple[list[list[str]], list[list[str]]]:

@@ -16,6 +16,7 @@ from kdsearch.analysis.panels import Difference, Panel
 from kdsearch.report.figures.heatmap import (
     add_heatmap,
     add_text,
+    bar_style,
     colour_bar,
     colour_range,
     hatched,
@@ -108,12 +109,7 @@ def draw_differences(found: Sequence[Difference], panels: Sequence[Panel], words
         figure.add_trace(outline, **spots.place(i))
         add_text(figure, texts, DIVERGING, **spots.place(i), size=11)
     unit = f" ({words.difference_unit})" if words.difference_unit else ""
-    bar = {
-        "title": {"text": f"Difference{unit}", "side": "top", "font": {"size": 11}},
-        "thickness": 14,
-        "outlinewidth": 0,
-        "ticks": "outside",
-    }
+    bar = bar_style(f"Difference<br>{unit.strip()}")
     colour = {"colorscale": DIVERGING, "cmin": -bound, "cmax": bound, "colorbar": bar}
     return _finish(figure, spots, [panels[0].cells] * len(found), colour)
 
