@@ -27,6 +27,7 @@ from sklearn.pipeline import Pipeline
 from sklearn.preprocessing import OneHotEncoder
 
 from kdsearch.analysis.frame import StudyFrame
+from kdsearch.analysis.levels import Levels
 from kdsearch.analysis.noise import percentile_interval, replicates
 from kdsearch.analysis.select import by_configuration
 
@@ -132,6 +133,46 @@ def cross_validated(data: Inputs, *, folds: int = 5, seed: int = 0) -> Predicted
     r2 = 1 - float(((data.y - predicted) ** 2).sum() / ((data.y - data.y.mean()) ** 2).sum())
     table = pd.DataFrame({"config": data.configs, "observed": data.y, "predicted": predicted, "sd": spread})
     return Predicted(table, r2)
+
+
+def surface(frame: StudyFrame, data: Inputs, x: Levels, y: Levels, *, background: int = 40, seed: int = 0) -> pd.DataFrame | None:
+    """What the process expects at each pair of levels: ``x, y, xi, yi, mean, sd``, averaged over other parameters as they were tried.
+
+    ``sd`` is the process's own, of that average (the noise of single runs left out). None below :data:`FEWEST` configurations, or where a
+    parameter shown does not vary. Levels at which a parameter does not exist are left out.
+    """
+    data = thinned(data)
+    if len(data.y) < FEWEST or np.ptp(data.y) == 0 or not {x.name, y.name} <= set(data.names):
+        return None
+    model = fit(gaussian_process(data), data)
+    process, encode = model.named_steps["process"], model.named_steps["encode"]
+    noise = (
+        process.kernel_(np.zeros((1, len(process.X_train_[0]))))[0, 0] - process.kernel_.k1(np.zeros((1, len(process.X_train_[0]))))[0, 0]
+    )
+    sample = data.X[np.random.default_rng(seed).permutation(len(data.y))[:background]]
+    column = {level.name: data.names.index(level.name) for level in (x, y)}
+    rows = []
+    for b, y_label in enumerate(y.labels):
+        for a, x_label in enumerate(x.labels):
+            spot = {level.name: _coordinate(frame, level, i) for level, i in ((x, a), (y, b))}
+            if not all(math.isfinite(v) for v in spot.values()):
+                continue
+            points = sample.copy()
+            for name, value in spot.items():
+                points[:, column[name]] = value
+            mean, covariance = process.predict(encode.transform(points), return_cov=True)
+            # Each point's diagonal holds the noise of a single run (the white kernel), which an average over many would not show.
+            own = covariance - np.eye(len(points)) * noise * process._y_train_std**2
+            rows.append([x_label, y_label, a, b, float(mean.mean()), math.sqrt(max(float(own.mean()), 0.0))])
+    return pd.DataFrame(rows, columns=["x", "y", "xi", "yi", "mean", "sd"])
+
+
+def _coordinate(frame: StudyFrame, levels: Levels, i: int) -> float:
+    """A level on its parameter's scale in [0, 1]; NaN for where the parameter does not exist."""
+    axis = frame.axes[levels.name]
+    if axis.kind == "levels":
+        return float(axis.scaled([levels.labels[i]])[0]) if levels.labels[i] in axis.labels else math.nan
+    return float(axis.scaled([levels.numbers[i]])[0]) if math.isfinite(levels.numbers[i]) else math.nan
 
 
 @dataclass(frozen=True)

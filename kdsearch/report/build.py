@@ -206,7 +206,7 @@ def _replace(path: Path, text: str) -> None:
 def _remove_stale(folder: Path, slugs: set[str]) -> None:
     """Remove figures of an earlier report that this one lacks; files that are not named like a figure stay."""
     for path in folder.iterdir():
-        if re.fullmatch(r"(.*-)?\d[a-d]?-[a-z]+\.(csv|png|svg|pdf)", path.name) and path.stem not in slugs:
+        if re.fullmatch(r"(.*-)?\d[a-e]?-[a-z]+\.(csv|png|svg|pdf)", path.name) and path.stem not in slugs:
             path.unlink()
 
 

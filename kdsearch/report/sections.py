@@ -89,7 +89,7 @@ def draw_stratum(
     figures += _mechanism(frame, shown, prefix)
     if len(found.table):
         figures.append(_decision(frame, found, prefix))
-    figures += _course(frame, data, prefix)
+    figures += _course(frame, data, shown, prefix)
     return Drawn(figures, sentences)
 
 
@@ -258,7 +258,7 @@ def _decision(frame: StudyFrame, found: Candidates, prefix: str) -> Figure:
     return Figure(slug(prefix, "8-decision"), "Which one to take", caption, decision_figure.decision_table(found), drawn, least, most)
 
 
-def _course(frame: StudyFrame, data: surrogate.Inputs, prefix: str) -> list[Figure]:
+def _course(frame: StudyFrame, data: surrogate.Inputs, shown: Cells | None, prefix: str) -> list[Figure]:
     said, counts = words(frame.metric), frame.counts()
     found = []
     if len(frame.curves):
@@ -289,6 +289,7 @@ def _course(frame: StudyFrame, data: surrogate.Inputs, prefix: str) -> list[Figu
         found.append(
             Figure(slug(prefix, "9c-surrogate"), "Surrogate: predicted against observed", caption, predicted.table, drawn, 420, 700)
         )
+        found += _surface(frame, data, shown, predicted.r2, prefix)
     if sum(counts.values()):
         caption = (
             f"Course of the search: {sum(counts.values())} trials, mean of the final {said.lower} over a trial's seeds; "
@@ -298,3 +299,22 @@ def _course(frame: StudyFrame, data: surrogate.Inputs, prefix: str) -> list[Figu
         drawn = curves.draw_history(frame, said)
         found.append(Figure(slug(prefix, "9d-history"), "Course of the search", caption, curves.history_table(frame), drawn, 480, 900))
     return found
+
+
+def _surface(frame: StudyFrame, data: surrogate.Inputs, shown: Cells | None, r2: float, prefix: str) -> list[Figure]:
+    """The surrogate's picture of the two parameters; only where it predicts well enough to be looked at."""
+    table = surrogate.surface(frame, data, shown.x, shown.y) if shown is not None and r2 >= surrogate.GOOD_ENOUGH else None
+    if table is None or shown is None or table.empty:
+        return []
+    said = words(frame.metric)
+    names = unescaped(f"{short_words(shown.x.name, shown.x.title)} × {short_words(shown.y.name, shown.y.title)}")
+    caption = (
+        f"What the Gaussian process expects of {said.lower}{f' ({said.unit})' if said.unit else ''} for {names}, averaged over the other "
+        f"parameters as they were tried, with its SD; n = {min(len(data.y), surrogate.MOST)} configurations, cross-validated "
+        f"R² = {r2:.2f}. A model, not measurements: cells that were never tried have a value here too. {captions.EXPLORATION}"
+    )
+    least, most = heatmap.natural_width(len(shown.x.labels))
+    drawn = trust.draw_surface(table, shown.x, shown.y, said)
+    return [
+        Figure(slug(prefix, "9e-surface"), "Surrogate: the surface it sees", caption, table.drop(columns=["xi", "yi"]), drawn, least, most)
+    ]

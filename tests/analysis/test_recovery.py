@@ -167,6 +167,16 @@ def test_the_process_predicts_a_smooth_surface_and_few_configurations_make_none(
     assert surrogate.importances(_inputs(X[:8, 0], X[:8])) is None
 
 
+def test_the_surrogates_surface_follows_the_planted_one() -> None:
+    study = planted.adaptive(trials=80)
+    frame = study_frame(study, planted.adaptive_rows(study, prune=False, sd=0.1))
+    shown = cells(frame, "temperature", "width")
+    found = surrogate.surface(frame, surrogate.inputs(frame), shown.x, shown.y)
+    assert found is not None and len(found) == 30 and (found["sd"] > 0).all() and (found["sd"] < 3).all()
+    truth = [planted.surface(shown.x.numbers[a], shown.y.numbers[b]) for a, b in zip(found["xi"], found["yi"], strict=True)]
+    assert np.corrcoef(truth, found["mean"])[0, 1] > 0.85
+
+
 def test_labels_without_order_reach_the_process_one_hot() -> None:
     study = planted.adaptive(trials=40)
     frame = study_frame(study, planted.adaptive_rows(study, prune=False))

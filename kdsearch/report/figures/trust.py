@@ -2,11 +2,16 @@
 
 from __future__ import annotations
 
+import math
+
+import numpy as np
 import pandas as pd
 import plotly.graph_objects as go
 
+from kdsearch.analysis.levels import Levels
 from kdsearch.analysis.surrogate import Predicted
-from kdsearch.report.style import ACCENT, MUTED, Words, base, faint, plain
+from kdsearch.report.figures.heatmap import CELL_HEIGHT, add_text, bar_style, level_axis
+from kdsearch.report.style import ACCENT, MUTED, SEQUENTIAL, Words, base, decimals, faint, plain, styled
 
 
 def draw_early(table: pd.DataFrame) -> go.Figure:
@@ -31,6 +36,35 @@ def draw_early(table: pd.DataFrame) -> go.Figure:
     low = min(0.0, float(table["low"].min()))
     figure.update_xaxes(title={"text": "Epoch"}, rangemode="tozero")
     figure.update_yaxes(title={"text": "Rank correlation<br>with the last epoch"}, range=[low - 0.05 * (low < 0), 1.02])
+    return figure
+
+
+def draw_surface(table: pd.DataFrame, x: Levels, y: Levels, words: Words) -> go.Figure:
+    """What the surrogate expects at each pair of levels, with its own SD as text: a model, not measurements."""
+    z = np.full((len(y.labels), len(x.labels)), math.nan)
+    z[table["yi"], table["xi"]] = table["mean"]
+    low, high = float(table["mean"].min()), float(table["mean"].max())
+    digits = decimals(table["sd"].tolist())
+    trace = go.Heatmap(
+        x=list(range(len(x.labels))),
+        y=list(range(len(y.labels))),
+        z=z,
+        colorscale=SEQUENTIAL,
+        xgap=2,
+        ygap=2,
+        hoverongaps=False,
+        colorbar=bar_style(words.axis.replace(" (", "<br>(")),
+        hovertemplate="%{z:.3f}<extra></extra>",
+    )
+    figure = go.Figure(trace)
+    texts = [
+        (int(r["xi"]), int(r["yi"]), f"{r['mean']:.{digits}f}<br>SD {r['sd']:.{digits}f}", 2 * (r["mean"] - low) / ((high - low) or 1) - 1)
+        for r in table.to_dict("records")
+    ]
+    add_text(figure, texts, SEQUENTIAL)
+    styled(figure, max(CELL_HEIGHT * len(y.labels), 190) + 88, margin={"l": 80, "r": 16, "t": 16, "b": 64})
+    level_axis(figure, "x", x)
+    level_axis(figure, "y", y)
     return figure
 
 
