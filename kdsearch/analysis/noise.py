@@ -120,21 +120,44 @@ def replicates(values: Mapping[str, Mapping[float, float]]) -> Replicates:
     matrix = np.array([[by_seed.get(seed, math.nan) for seed in seeds] for by_seed in kept.values()]).reshape(len(kept), len(seeds))
     counts = np.isfinite(matrix).sum(axis=1)
     means = np.nanmean(matrix, axis=1) if len(kept) else np.empty(0)
-    shared = bool(len(kept) >= 2 and len(seeds) >= 2 and np.isfinite(matrix).all())
-    centred = matrix - means[:, None]
+    shared = _share_seeds(matrix)
     if shared:
-        centred = centred - centred.mean(axis=0)
-        df = float((len(kept) - 1) * (len(seeds) - 1))
+        means, centred = _additive(matrix)
+        df = float(np.isfinite(matrix).sum() - len(kept) - len(seeds) + 1)
     else:
+        centred = (matrix - means[:, None])[counts >= 2] if len(kept) else matrix
         df = float(np.maximum(counts - 1, 0).sum())
-    residuals = centred[(counts >= 2), :] if len(kept) else centred
-    flat = residuals[np.isfinite(residuals)]
+    flat = centred[np.isfinite(centred)]
     if df <= 0:
         return Replicates(tuple(kept), means, counts, np.empty(0), NO_NOISE, shared)
     sd = math.sqrt(float((flat**2).sum()) / df)
     spread = math.sqrt(float((flat**2).mean()))
     levene = _levene([row[np.isfinite(row)] for row in matrix])
     return Replicates(tuple(kept), means, counts, flat * (sd / spread if spread > 0 else 1.0), Pooled(sd, df, levene), shared)
+
+
+def _share_seeds(matrix: np.ndarray) -> bool:
+    """Whether configurations (rows) were run on the same seeds, but for a few missing runs, so that a seed's luck can be taken out."""
+    if min(matrix.shape) < 2:
+        return False
+    there = np.isfinite(matrix)
+    return bool(there.mean() >= 0.75 and (there.sum(axis=0) >= 2).all() and (there.sum(axis=1) >= 1).all())
+
+
+def _additive(matrix: np.ndarray, rounds: int = 200) -> tuple[np.ndarray, np.ndarray]:
+    """Least squares of configuration + seed: means of configurations as if each had run on every seed, and residuals (NaN where missing).
+
+    Exact in one round where no run is missing; else rows and columns are centred in turn until they stay so.
+    """
+    residual, rows, columns = matrix.copy(), np.zeros(len(matrix)), np.zeros(matrix.shape[1])
+    for _ in range(rounds):
+        by_row = np.nanmean(residual, axis=1)
+        residual, rows = residual - by_row[:, None], rows + by_row
+        by_column = np.nanmean(residual, axis=0)
+        residual, columns = residual - by_column, columns + by_column
+        if max(np.abs(by_row).max(), np.abs(by_column).max()) <= 1e-12 * (1 + np.abs(rows).max()):
+            break
+    return rows + columns.mean(), residual
 
 
 def best_critical(counts: np.ndarray, df: float, seed: int = 0, draws: int = 20000) -> float:

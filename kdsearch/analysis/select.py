@@ -17,7 +17,7 @@ import pandas as pd
 from kdsearch.analysis.cells import BaselineValues, main_baseline
 from kdsearch.analysis.confirm import REPORT_SEEDS
 from kdsearch.analysis.frame import StudyFrame, study_frame
-from kdsearch.analysis.noise import DRAWS, Pooled, Replicates, pooled, replicates, told_apart_from_best
+from kdsearch.analysis.noise import DRAWS, Pooled, Replicates, pooled, pooled_by_seed, replicates, told_apart_from_best
 
 if TYPE_CHECKING:
     from kdsearch.record.trials import TrialRow
@@ -129,7 +129,7 @@ def candidates(frame: StudyFrame, *, confirmed: bool = True, seed: int = 0) -> C
     data = replicates(compared)
     table = _candidate_table(rows, values)
     table = table.sort_values("mean", ascending=not frame.maximize, kind="stable").reset_index(drop=True)
-    noise = data.noise if not data.shared_seeds else pooled([np.array(list(v.values())) for v in compared.values()])
+    noise = _noise(compared, frame.grid)
     table["half"] = [noise.half_width(n) for n in table["n"]]
     table["low"], table["high"] = table["mean"] - table["half"], table["mean"] + table["half"]
     table["p_best"] = table["config"].map(p_best(data, frame.maximize, seed=seed)).astype(float)
@@ -139,7 +139,7 @@ def candidates(frame: StudyFrame, *, confirmed: bool = True, seed: int = 0) -> C
     else:
         table["tied"] = np.arange(len(table)) == 0
     baseline = main_baseline(frame)
-    differences = _differences(values, baseline, noise)
+    differences = _differences(values, baseline, noise, frame.grid)
     table["difference"] = table["config"].map({c: d[0] for c, d in differences.items()}).astype(float)
     table["difference_half"] = table["config"].map({c: d[1] for c, d in differences.items()}).astype(float)
     cost_name = _cost_name(table)
@@ -247,6 +247,14 @@ def choices(frame: StudyFrame, rows: Sequence[TrialRow], top: int = 5, *, confir
     return out
 
 
+def _noise(values: Mapping[str, Mapping[float, float]], grid: bool) -> Pooled:
+    """Noise of the means: as in the cells of a grid, whose configurations share their seeds; else of independent groups."""
+    if grid and values:
+        seeds = sorted({seed for by in values.values() for seed in by})
+        return pooled_by_seed(np.array([[by.get(seed, math.nan) for seed in seeds] for by in values.values()]))
+    return pooled([np.array(list(by.values())) for by in values.values()])
+
+
 def _cost_column(name: str) -> str:
     return name if name == "seconds" else f"m.{name}"
 
@@ -260,17 +268,17 @@ def _cost_name(table: pd.DataFrame) -> str | None:
 
 
 def _differences(
-    values: Mapping[str, Mapping[float, float]], baseline: BaselineValues | None, noise: Pooled
+    values: Mapping[str, Mapping[float, float]], baseline: BaselineValues | None, noise: Pooled, grid: bool
 ) -> dict[str, tuple[float, float]]:
     """Difference to the baseline and half of its 95% interval: paired by seed where all seeds are shared, else of the means."""
     if baseline is None or not baseline.by_seed:
         return {}
-    pairs = {c: np.array([v - baseline.by_seed[s] for s, v in by.items() if s in baseline.by_seed]) for c, by in values.items()}
-    paired_noise = pooled(list(pairs.values()))
+    pairs = {c: {s: v - baseline.by_seed[s] for s, v in by.items() if s in baseline.by_seed} for c, by in values.items()}
+    paired_noise = _noise({c: by for c, by in pairs.items() if by}, grid)
     out = {}
     for config, by_seed in values.items():
         if len(pairs[config]):
-            out[config] = (float(pairs[config].mean()), paired_noise.half_width(len(pairs[config])))
+            out[config] = (float(np.mean(list(pairs[config].values()))), paired_noise.half_width(len(pairs[config])))
         else:
             n = 1 / (1 / len(by_seed) + 1 / len(baseline.by_seed))
             out[config] = (float(np.mean(list(by_seed.values()))) - baseline.mean, noise.half_width(n))

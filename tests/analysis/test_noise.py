@@ -96,6 +96,17 @@ def test_a_seed_that_is_lucky_everywhere_does_not_blur_which_is_best() -> None:
     assert told_apart_from_best(replicates(values), True).tolist() == [False, True]
 
 
+def test_a_missing_run_still_lets_the_luck_of_a_seed_be_taken_out() -> None:
+    rng = np.random.default_rng(4)
+    lucky, truth = rng.normal(0, 5, 6), np.arange(5.0)
+    values = {str(i): {float(s): truth[i] + lucky[s] + float(rng.normal(0, 0.05)) for s in range(6)} for i in range(5)}
+    del values["4"][int(np.argmax(lucky))], values["0"][int(np.argmin(lucky))]
+    data = replicates(values)
+    assert data.shared_seeds and data.noise.df == 28 - 5 - 6 + 1
+    assert data.noise.sd == pytest.approx(0.05, rel=0.5)
+    assert np.diff(data.means) == pytest.approx(np.ones(4), abs=0.15)  # plain means would put them in another order
+
+
 def test_the_true_best_stays_among_those_not_told_apart_in_95_percent() -> None:
     rng = np.random.default_rng(2)
     truth = np.array([0.0, -0.1, -0.2, -0.4, -0.8])
