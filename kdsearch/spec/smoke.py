@@ -14,8 +14,8 @@ from kdsearch.spec.yaml_reader import Document
 
 SUFFIX = "-smoke"
 EPOCHS, BATCH, CONFIGURATIONS, SEARCHED = 2, 64, 4, 2
-NARROWER, WIDEST = 0.25, 2.0
-"""Every width is a quarter of what it was, so that widths stay apart, but at most 2."""
+NARROWER, NARROWEST, WIDEST = 0.25, 0.125, 2.0
+"""Every width is a quarter of what it was, so that widths stay apart, but at most 2 and at least an eighth (two channels)."""
 Scale = Callable[[Any], Any]
 
 
@@ -93,7 +93,7 @@ class _Scaler:
                 return tree
             full = {"architecture": "resnet20", "width": 1.0, **tree}
             words = self._words(CIFAR_RESNETS + IMAGENET_RESNETS, "resnet8")
-            return self._parts(full, architecture=words, width=self._numbers(lambda value: min(value * NARROWER, WIDEST)))
+            return self._parts(full, architecture=words, width=self._numbers(lambda value: min(max(value * NARROWER, NARROWEST), WIDEST)))
 
         return self._mapping(model, scale)
 
