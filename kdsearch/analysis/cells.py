@@ -22,6 +22,10 @@ FEW = 3
 """Fewer values than this in a cell are marked: their own spread says nothing."""
 
 
+LEAST_DF = 3
+"""Degrees of freedom below which the spread between configurations gives no interval: it would be as wide as the axis."""
+
+
 @dataclass(frozen=True)
 class BaselineValues:
     """The baseline that differences are taken to: its name and its final value by seed."""
@@ -116,7 +120,7 @@ def cells(frame: StudyFrame, x: str, y: str, fixed: Mapping[str, object] | None 
         apart = told_apart_from_best(data, frame.maximize)
         top = data.names[int(np.argmax(data.means if frame.maximize else -data.means))]
         best = {place: 1.0 if f"{place[0]},{place[1]}" == top else 0.0 for place in values}
-        tied = dict(zip(data.names, ~apart, strict=True)) if data.noise.df > 0 else {}
+        tied = dict(zip(data.names, ~apart, strict=True)) if min(data.noise.df, noise.df) > 0 else {}
     else:
         tied = {}
     table = []
@@ -148,7 +152,8 @@ def _noise(values: Mapping[tuple[int, int], Mapping[float, float]], unit: str) -
         return NO_NOISE
     if unit == "seed":
         return pooled_by_seed(_matrix(values))
-    return pooled([np.array(list(by.values())) for by in values.values()])
+    found = pooled([np.array(list(by.values())) for by in values.values()])
+    return found if found.df >= LEAST_DF else NO_NOISE
 
 
 def _matrix(values: Mapping[tuple[int, int], Mapping[float, float]]) -> np.ndarray:

@@ -31,7 +31,7 @@ def seeds_words(frame: StudyFrame) -> str:
 def interval_words(noise: Pooled, words: Words, unit: str) -> str:
     """How intervals were made: pooled SD, degrees of freedom and Levene's test, or that there are none."""
     if noise.df <= 0:
-        return "No cell has two values, so there is no measure of noise and no interval."
+        return f"Too few cells have two {unit}s for a measure of noise, so there are no intervals."
     digits = decimals([noise.sd])
     text = f"95% intervals from the SD within cells, pooled: {noise.sd:.{digits}f} {words.difference_unit}".rstrip()
     text += f" between {unit}s, {noise.df:.3g} degrees of freedom"

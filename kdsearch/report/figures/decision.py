@@ -27,7 +27,9 @@ def decision_table(found: Candidates) -> pd.DataFrame:
 def draw_decision(found: Candidates, words: Words) -> go.Figure:
     """Left: cost against the objective (where a cost differs); right: the best configurations with intervals and P(best)."""
     costly = found.cost_name is not None
-    figure = make_subplots(rows=1, cols=2 if costly else 1, column_widths=[0.46, 0.54] if costly else None, horizontal_spacing=0.2)
+    longest = max((len(line) for config in found.table["config"].head(SHOWN) for line in _brief(config).split("<br>")), default=0)
+    spacing = min(max(0.12, (5.4 * longest + 40) / 960), 0.32)
+    figure = make_subplots(rows=1, cols=2 if costly else 1, column_widths=[0.46, 0.54] if costly else None, horizontal_spacing=spacing)
     if costly:
         _costs(figure, found, words)
     ranked = found.table.head(SHOWN).iloc[::-1]
@@ -67,11 +69,11 @@ def _brief(config: str) -> str:
     """The configuration's values in at most two lines of about 32 characters, for a tick."""
     words, lines = readable(config).split(", "), [""]
     for word in words:
-        if len(lines[-1]) + len(word) > 32 and lines[-1]:
+        if len(lines[-1]) + len(word) > 40 and lines[-1]:
             lines.append("")
         lines[-1] = f"{lines[-1]}, {word}" if lines[-1] else word
     if len(lines) > 2:
-        lines = [lines[0], lines[1][:34] + "…"]
+        lines = [lines[0], lines[1][:40] + "…"]
     return "<br>".join(plain(line) for line in lines)
 
 
