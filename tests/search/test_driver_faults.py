@@ -91,11 +91,9 @@ def test_a_killed_driver_with_ray_loses_nothing(drivers: Start, tmp_path: Path) 
 
 
 @pytest.mark.slow
-def test_a_driver_killed_twenty_times_loses_nothing(drivers: Start, tmp_path: Path) -> None:
-    for seed in range(4):
-        folder = tmp_path / str(seed)
-        folder.mkdir()
-        _killed_again_and_again(drivers, folder, 5, 10 + seed)
+@pytest.mark.parametrize("seed", range(4))
+def test_a_driver_killed_five_times_in_four_studies_loses_nothing(drivers: Start, tmp_path: Path, seed: int) -> None:
+    _killed_again_and_again(drivers, tmp_path, 5, 10 + seed)
 
 
 @pytest.mark.parametrize(("number", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)], ids=["ctrl-c", "sigterm"])
