@@ -34,8 +34,8 @@ OF_THE_PAPERS = {
     *(f"apprentice_{part}" for part in ("scheme_a", "scheme_b", "scheme_c", "imagenet")),
     *("qdistill", "qdistill_differentiable", "guided", "alizadeh_few_epochs", "takd", "joint"),
 }
-QUICK = ("takd",)
-"""With chains of assistants: run small in every test run; the others are marked slow."""
+QUICK = ("shin2019_table5_ensembles", "takd")
+"""With ensembles and with chains of assistants: run small in every test run; the others are marked slow."""
 
 
 def test_every_system_of_the_papers_has_a_study() -> None:
