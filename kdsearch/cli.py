@@ -56,6 +56,9 @@ StorageOpt = Annotated[
 ]
 AllowCode = Annotated[bool, typer.Option("--allow-code", help="Allow the file to name code of yours as package.module:function.")]
 Json = Annotated[bool, typer.Option("--json", help="Print one JSON document on standard output, and nothing else there.")]
+Workers = Annotated[int | None, typer.Option(min=1, help="Trials at a time. Default: as many as the resources allow.")]
+Address = Annotated[str | None, typer.Option(help="A Ray cluster to join, e.g. auto. Default: Ray on this machine.")]
+Inline = Annotated[bool, typer.Option("--inline", help="Run trials in this process, one after another, without Ray.")]
 Quiet = Annotated[bool, typer.Option("--quiet", "-q", help="No progress on standard error.")]
 
 
@@ -104,9 +107,9 @@ def _params(params: dict[str, Any]) -> str:
 def run(
     study: StudyArg,
     trials: Annotated[int | None, typer.Option("--trials", min=1, help="Configurations per stratum, in place of the study's.")] = None,
-    workers: Annotated[int | None, typer.Option(min=1, help="Trials at a time. Default: as many as the resources allow.")] = None,
-    address: Annotated[str | None, typer.Option(help="A Ray cluster to join, e.g. auto. Default: Ray on this machine.")] = None,
-    inline: Annotated[bool, typer.Option("--inline", help="Run trials in this process, one after another, without Ray.")] = False,
+    workers: Workers = None,
+    address: Address = None,
+    inline: Inline = False,
     output: Output = Path("runs"),
     store: StoreOpt = None,
     storage: StorageOpt = None,
@@ -307,9 +310,9 @@ def confirm(
     with_validation: Annotated[
         bool, typer.Option("--with-validation", help="Also train the choice on all training data, and hand that network over.")
     ] = False,
-    workers: Annotated[int | None, typer.Option(min=1, help="Trials at a time. Default: as many as the resources allow.")] = None,
-    address: Annotated[str | None, typer.Option(help="A Ray cluster to join, e.g. auto. Default: Ray on this machine.")] = None,
-    inline: Annotated[bool, typer.Option("--inline", help="Run trials in this process, one after another, without Ray.")] = False,
+    workers: Workers = None,
+    address: Address = None,
+    inline: Inline = False,
     output: Output = Path("runs"),
     store: StoreOpt = None,
     storage: StorageOpt = None,
