@@ -27,7 +27,7 @@ from kdsearch.training.losses import entropy, soft_targets
 from kdsearch.training.models import build
 from kdsearch.training.networks import autocast, bring, initial, load_trained, packed_kib, size
 from kdsearch.training.optimization import load_optimizer_state, make_optimizer, optimizer_state
-from kdsearch.training.quantizers.base import after_step, canonical_state, load_canonical_state, refresh, set_progress
+from kdsearch.training.quantizers.base import after_step, canonical_state, load_canonical_state, quantize, refresh, set_progress
 from kdsearch.training.streams import order, stream
 from kdsearch.training.teacher_outputs import Teacher, answered, trained_teacher
 from kdsearch.training.views import Views
@@ -254,6 +254,7 @@ class Session:
             rate = schedules.learning_rate(optim, fraction)
             for group in self._optimizer.param_groups:
                 group["lr"] = rate
+            quantize(self.model)
             with autocast(device, optim.dtype):
                 logits = self.model(images).float()
             if guidance is None:

@@ -11,9 +11,10 @@ from typing import Any
 
 import pytest
 import torch
+from torch.nn import functional
 
 from kdsearch.spec.recipe import Distill, Recipe
-from kdsearch.training.losses import distillation_value, entropy, soft_targets
+from kdsearch.training.losses import distillation, distillation_value, entropy, soft_targets
 
 STUDENT = torch.tensor([[2 * log(3), 0.0], [0.0, 0.0]], dtype=torch.float64)
 TEACHER = torch.tensor([[2 * log(2), 0.0], [0.0, 2 * log(2)]], dtype=torch.float64)
@@ -98,3 +99,27 @@ def _gradient(temperature: float, squared: bool) -> float:
 def test_the_soft_gradient_shrinks_with_temperature_unless_it_is_multiplied_by_its_square() -> None:
     assert _gradient(40, squared=False) < 0.07 * _gradient(10, squared=False)  # as 1/τ²
     assert 0.8 < _gradient(40, squared=True) / _gradient(10, squared=True) < 1.25
+
+
+@pytest.mark.parametrize("soft", ["cross_entropy", "kl", "mse_logits"])
+@pytest.mark.parametrize(("coefficient", "temperature"), [(0.3, 4.0), (0.0, 2.0), (1.0, 1.0)])
+def test_the_closed_gradient_is_autograd_s(soft: str, coefficient: float, temperature: float) -> None:
+    torch.manual_seed(0)
+    student, teacher = (torch.randn(6, 5, dtype=torch.float64, requires_grad=True) for _ in range(2))
+    labels = torch.tensor([0, 4, 2, 2, 1, 3])
+    distill = Distill(teachers=(Recipe(),), temperature=temperature, coefficient=coefficient, loss={"soft": soft})
+    targets = soft_targets([teacher], distill.loss, temperature)
+    found = distillation(student, labels, targets, distill, coefficient)
+    hard = functional.cross_entropy(student, labels)
+    if soft == "mse_logits":
+        soft_term = (student / temperature - targets).square().sum(1).mean()
+    else:
+        soft_term = functional.cross_entropy(student / temperature, targets)
+    expected = (1 - coefficient) * hard + coefficient * temperature**2 * soft_term
+    torch.testing.assert_close(found, expected)
+    for one, other in zip(
+        torch.autograd.grad(found * 3, (student, teacher), retain_graph=True, allow_unused=True),
+        torch.autograd.grad(expected * 3, (student, teacher), allow_unused=True),
+        strict=True,
+    ):
+        torch.testing.assert_close(one, other)

@@ -20,6 +20,7 @@ from kdsearch.training.quantizers import (
     canonical_name,
     canonical_state,
     load_canonical_state,
+    quantize,
     quantized_layers,
     refresh,
     set_progress,
@@ -325,3 +326,26 @@ def test_a_copied_network_has_quantizers_of_its_own() -> None:
     before = steps_of(model)
     train(copied, 2)
     assert steps_of(model) == before and steps_of(copied) != before
+
+
+@pytest.mark.parametrize("granularity", ["tensor", "filter"])
+@pytest.mark.parametrize("bits", [1, 2, 4])
+def test_weights_quantized_in_one_pass_are_those_quantized_one_by_one_and_so_are_gradients(bits: int, granularity: str) -> None:
+    options = {"quantizer": "shin", "bits": bits, "granularity": granularity}
+    one, all_at_once = (quantized(weights=options, activations={"quantizer": "lsq", "bits": 4}) for _ in range(2))
+    optimizers = [torch.optim.SGD(model.parameters(), lr=0.05) for model in (one, all_at_once)]
+    for step in range(3):
+        x, y = batch(step)
+        quantize(all_at_once)
+        for model, optimizer in zip((one, all_at_once), optimizers, strict=True):
+            optimizer.zero_grad()
+            cross_entropy(model(x), y).backward()
+            optimizer.step()
+            after_step(model)
+            refresh(model, step + 1)
+    assert all(torch.equal(a, b) for a, b in zip(one.state_dict().values(), all_at_once.state_dict().values(), strict=True))
+    first, second = quantized_layers(one), quantized_layers(all_at_once)
+    assert all(torch.equal(first[name][0].grad, second[name][0].grad) for name in first)  # type: ignore[arg-type]
+    with torch.no_grad():  # evaluation asks the masters as they are now, not as the step saw them
+        x, _ = batch(9)
+        assert torch.equal(one.eval()(x), all_at_once.eval()(x))

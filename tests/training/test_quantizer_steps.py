@@ -9,7 +9,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor
 
-from kdsearch.training.quantizers.step import l2_step
+from kdsearch.training.quantizers.step import l2_step, l2_steps
 
 WEIGHTS = st.lists(st.floats(-4, 4, width=32, allow_subnormal=False), min_size=1, max_size=40).map(lambda v: torch.tensor([v]))
 SHAPES = ("normal", "laplace", "heavy", "clusters", "uniform", "lattice", "outlier")
@@ -124,3 +124,11 @@ def test_half_precision_weights_have_the_step_of_the_same_weights_in_float32(dty
     w = draw("normal", 400, 4).to(dtype)
     assert torch.equal(l2_step(w, 2), l2_step(w.float(), 2))
     assert l2_step(w, 2).dtype == torch.float32
+
+
+@pytest.mark.parametrize("bits", [1, 2, 3])
+@pytest.mark.parametrize("longest", [30, 70_000])
+def test_steps_of_weights_of_many_sizes_are_those_of_each_alone(bits: int, longest: int) -> None:
+    weights = [draw("laplace", n, n)[:rows] for n, rows in ((7, 1), (30, 3), (longest, 1), (7, 2), (1, 1))]
+    together = l2_steps(weights, bits)
+    assert all(torch.equal(step, l2_step(w, bits)) for step, w in zip(together, weights, strict=True))

@@ -5,6 +5,7 @@ In a training loop::
     apply_precision(model, precision)          # after the weights are initialised; then load_canonical_state, if any
     for done in range(steps):
         set_progress(model, done / steps)      # progressive precision: the stage in force
+        quantize(model)                        # all weights in one pass, where their quantizer can
         loss(model(x)).backward(); optimizer.step()
         after_step(model)                      # BinaryConnect's clipping, positive learned steps
         refresh(model, done + 1)               # Shin's step size, as its policy says
@@ -71,6 +72,14 @@ class WeightQuantizer(Quantizer, ABC):
         self.bits = options.bits
         self.options = options
 
+    @classmethod
+    def forward_all(cls, due: Sequence[tuple[Self, Tensor]]) -> Sequence[Tensor] | None:
+        """forward(w) of each of a network's (quantizer, weight) in one pass; None where each is to be computed when it is needed.
+
+        On a small network starting an operation takes longer than the operation.
+        """
+        return None
+
     @abstractmethod
     def levels(self, w: Tensor) -> tuple[Tensor, Codebook]:
         """Codes, as a float tensor of the shape of ``w`` that holds integers, and how they become values."""
@@ -113,15 +122,20 @@ class Stages(nn.Module):
         self.ends = ends
         self.register_buffer("index", torch.zeros((), dtype=torch.int64))
         self._current = 0
+        self._quantizers = tuple(quantizers)  # again, since every step asks for one and a ModuleList is slow
+        self.ready: Tensor | None = None
+        """This step's quantized weight, where :func:`quantize` has computed it."""
 
     @property
     def active(self) -> Quantizer | None:
         """The quantizer in force."""
-        stage = self.stages[self._current]
-        return stage if isinstance(stage, Quantizer) else None
+        return self._quantizers[self._current]
 
     def forward(self, x: Tensor) -> Tensor:
-        return cast(Tensor, self.stages[self._current](x))
+        if self.ready is not None:
+            return self.ready
+        active = self._quantizers[self._current]
+        return x if active is None else cast(Tensor, active(x))
 
     def set_progress(self, fraction: float) -> bool:
         """Go to the stage of this fraction of training; whether that is another stage than before."""
@@ -247,13 +261,28 @@ def set_progress(model: nn.Module, fraction: float) -> None:
             stages.active.start(_master(layer).detach())
 
 
+def quantize(model: nn.Module) -> None:
+    """Before a training step: compute the quantized weights that can be computed together. :func:`after_step` lets them go."""
+    due: dict[type[WeightQuantizer], list[tuple[Stages, WeightQuantizer, Tensor]]] = {}
+    for _, layer, stages in _containers(model):
+        active = stages.active
+        if isinstance(active, WeightQuantizer):
+            due.setdefault(type(active), []).append((stages, active, _master(layer)))
+    for kind, of_kind in due.items():
+        values = kind.forward_all([(quantizer, weight) for _, quantizer, weight in of_kind])
+        if values is not None:
+            for (stages, _, _), value in zip(of_kind, values, strict=True):
+                stages.ready = value
+
+
 @torch.no_grad()
 def refresh(model: nn.Module, step: int) -> None:
     """After ``step`` optimizer steps (and :func:`after_step`): step sizes that are a function of the weights, as their policy says."""
     due: dict[type[Quantizer], list[tuple[Quantizer, Tensor]]] = {}
     for _, layer, stages in _containers(model):
-        if isinstance(stages.active, WeightQuantizer):
-            due.setdefault(type(stages.active), []).append((stages.active, _master(layer).detach()))
+        active = stages.active
+        if isinstance(active, WeightQuantizer):
+            due.setdefault(type(active), []).append((active, _master(layer).detach()))
     for kind, of_kind in due.items():
         kind.refresh(of_kind, step)
 
@@ -262,6 +291,7 @@ def refresh(model: nn.Module, step: int) -> None:
 def after_step(model: nn.Module) -> None:
     """After each optimizer step: master weights and learned parameters go back to where they are allowed."""
     for _, layer, stages in _containers(model):
+        stages.ready = None
         if stages.active is not None:
             stages.active.after_step(_master(layer).detach())
 

@@ -5,6 +5,7 @@ All arithmetic runs in float32 or wider (:func:`wide`); results are cast back to
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -88,6 +89,24 @@ class _StraightThrough(Function):
 def straight_through(surrogate: Tensor, value: Tensor) -> Tensor:
     """``value`` exactly, with the gradient of ``surrogate`` (Bengio et al. 2013). Both of one shape and type."""
     result: Tensor = _StraightThrough.apply(surrogate, value)
+    return result
+
+
+class _StraightThroughAll(Function):
+    @staticmethod
+    def forward(ctx: Any, values: Tensor, *surrogates: Tensor) -> tuple[Tensor, ...]:
+        ctx.set_materialize_grads(False)
+        parts = torch.split(values, [surrogate.numel() for surrogate in surrogates])
+        return tuple(part.view(surrogate.shape) for part, surrogate in zip(parts, surrogates, strict=True))
+
+    @staticmethod
+    def backward(ctx: Any, *grads: Tensor | None) -> tuple[Tensor | None, ...]:
+        return (None, *grads)
+
+
+def straight_through_all(surrogates: Sequence[Tensor], values: Tensor) -> tuple[Tensor, ...]:
+    """:func:`straight_through` of several: ``values`` holds all of them one after another, flat."""
+    result: tuple[Tensor, ...] = _StraightThroughAll.apply(values, *surrogates)
     return result
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from functools import lru_cache
 from typing import Self, cast
 
 import torch
@@ -10,8 +11,8 @@ from torch import Tensor
 
 from kdsearch.spec.precision import Weights
 from kdsearch.training.quantizers.base import WeightQuantizer
-from kdsearch.training.quantizers.functions import Codebook, binary_sign, symmetric_codes, wide
-from kdsearch.training.quantizers.step import l2_step
+from kdsearch.training.quantizers.functions import Codebook, binary_sign, dequantize, straight_through_all, symmetric_codes, wide
+from kdsearch.training.quantizers.step import l2_steps
 
 
 class Shin(WeightQuantizer):
@@ -44,19 +45,35 @@ class Shin(WeightQuantizer):
 
     @classmethod
     def _set_steps(cls, due: Sequence[tuple[Self, Tensor]]) -> None:
-        """Δ of each quantizer. Weights of one size are worked out together: most of the time goes into starting operations."""
+        """Δ of each quantizer, worked out together (:func:`~kdsearch.training.quantizers.step.l2_steps`)."""
         groups: dict[tuple[object, ...], list[tuple[Self, Tensor]]] = {}
         for quantizer, w in due:
-            rows = w.flatten(1) if quantizer.per_filter else w.reshape(1, -1)
-            groups.setdefault((quantizer.bits, rows.shape[1], rows.dtype, rows.device), []).append((quantizer, rows))
+            groups.setdefault((quantizer.bits, w.dtype, w.device), []).append((quantizer, w))
         for (bits, *_), group in groups.items():
-            steps = l2_step(torch.cat([rows for _, rows in group]), cast(int, bits))
-            at = 0
-            for quantizer, rows in group:
-                quantizer.step.copy_(steps[at : at + len(rows)].view(quantizer.step.shape))
-                at += len(rows)
+            steps = l2_steps([w.flatten(1) if quantizer.per_filter else w.reshape(1, -1) for quantizer, w in group], cast(int, bits))
+            for (quantizer, _), step in zip(group, steps, strict=True):
+                quantizer.step.copy_(step.view(quantizer.step.shape))
+
+    @classmethod
+    def forward_all(cls, due: Sequence[tuple[Self, Tensor]]) -> Sequence[Tensor] | None:
+        if len({(quantizer.bits, w.dtype, w.device) for quantizer, w in due}) > 1:
+            return None
+        with torch.no_grad():
+            flat = wide(torch.cat([w.reshape(-1) for _, w in due]))
+            steps = wide(torch.cat([quantizer.step.reshape(-1) for quantizer, _ in due]))
+            each = tuple(w.numel() // quantizer.step.numel() for quantizer, w in due for _ in range(quantizer.step.numel()))
+            step = steps.repeat_interleave(_repeats(each, flat.device), output_size=len(flat))
+            values = dequantize(due[0][0]._codes(flat, step), Codebook(due[0][1].dtype, scale=step))
+        return straight_through_all([w for _, w in due], values)
 
     def levels(self, w: Tensor) -> tuple[Tensor, Codebook]:
-        x, step = wide(w), wide(self.step)
-        codes = binary_sign(x) if self.bits == 1 else symmetric_codes(x, step, 2 ** (self.bits - 1) - 1)
-        return codes, Codebook(w.dtype, scale=step)
+        step = wide(self.step)
+        return self._codes(wide(w), step), Codebook(w.dtype, scale=step)
+
+    def _codes(self, x: Tensor, step: Tensor) -> Tensor:
+        return binary_sign(x) if self.bits == 1 else symmetric_codes(x, step, 2 ** (self.bits - 1) - 1)
+
+
+@lru_cache(maxsize=64)
+def _repeats(each: tuple[int, ...], device: torch.device) -> Tensor:
+    return torch.tensor(each, device=device)

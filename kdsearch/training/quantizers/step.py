@@ -8,6 +8,7 @@ j = 1…N. So A²/B at every such breakpoint gives the exact optimum: for N = 1 
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 
 import torch
 from torch import Tensor
@@ -21,11 +22,31 @@ COARSE, SMALLEST, LARGEST = 64, 2.0**-8, 1.4
 FINE, ZOOMS = 32, (4, 2)
 """Points of each finer grid, and around how many of the best of the grid before it."""
 ALTERNATIONS = 3
+SMALL = 1 << 16
+"""Weights that :func:`l2_steps` fills up with zeros to one length: below it, starting operations takes longer than sorting zeros."""
+
+
+def l2_steps(weights: Sequence[Tensor], bits: int) -> list[Tensor]:
+    """:func:`l2_step` of each of ``weights`` (rows, n), rows and n of any size, in as few passes as there are sizes, or in one."""
+    longest, rows = max(w.shape[1] for w in weights), sum(len(w) for w in weights)
+    if bits <= 2 and longest * rows <= SMALL:
+        # Zeros at the end of a row change neither its sums nor its best k.
+        filled = torch.cat([torch.nn.functional.pad(w, (0, longest - w.shape[1])) for w in weights])
+        count = torch.tensor([w.shape[1] for w in weights for _ in range(len(w))], device=filled.device)
+        return list(torch.split(l2_step(filled, bits, count), [len(w) for w in weights]))
+    found: dict[int, Tensor] = {}
+    for size in {w.shape[1] for w in weights}:
+        of_size = [index for index, w in enumerate(weights) if w.shape[1] == size]
+        steps = l2_step(torch.cat([weights[index] for index in of_size]), bits)
+        found |= zip(of_size, torch.split(steps, [len(weights[index]) for index in of_size]), strict=True)
+    return [found[index] for index in range(len(weights))]
 
 
 @torch.no_grad()
-def l2_step(w: Tensor, bits: int) -> Tensor:
+def l2_step(w: Tensor, bits: int, count: Tensor | None = None) -> Tensor:
     """Step of each row: ``w`` of shape (rows, n) → (rows,), float32 (float64 for float64). All-zero rows give 0.
+
+    ``count``: (rows,) int64, for 1 and 2 bits: weights of each row, where zeros follow them; default n.
 
     1 bit: the mean of |w|. 2 bits: exact. 3 to 8 bits: exact up to ``EXACT_BREAKPOINTS``; beyond it the fixed points of
     n = ⌊|w|/Δ + 0.5⌋, Δ = A/B, started at the best of a grid. A function of ``w`` and ``bits`` alone: no warm start, so a
@@ -33,7 +54,8 @@ def l2_step(w: Tensor, bits: int) -> Tensor:
     """
     magnitudes = wide(w).abs()
     if bits == 1:
-        return magnitudes.mean(1)
+        mean = magnitudes.sum(1, dtype=torch.float64) / (magnitudes.shape[1] if count is None else count)
+        return mean.to(magnitudes.dtype)
     top = 2 ** (bits - 1) - 1
     if top == 1:
         step = _ternary_step(_sorted(magnitudes))
