@@ -1,0 +1,5 @@
+"""``python -m kdsearch`` is ``kdsearch``."""
+
+from kdsearch.cli import main
+
+main()
