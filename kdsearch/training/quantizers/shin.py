@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from functools import lru_cache
 from typing import Self, cast
 
 import torch
@@ -11,7 +10,7 @@ from torch import Tensor
 
 from kdsearch.spec.precision import Weights
 from kdsearch.training.quantizers.base import WeightQuantizer
-from kdsearch.training.quantizers.functions import Codebook, binary_sign, dequantize, straight_through_all, symmetric_codes, wide
+from kdsearch.training.quantizers.functions import Codebook, as_tensor, binary_sign, dequantize, straight_through_all, symmetric_codes, wide
 from kdsearch.training.quantizers.step import l2_steps
 
 
@@ -62,7 +61,7 @@ class Shin(WeightQuantizer):
             flat = wide(torch.cat([w.reshape(-1) for _, w in due]))
             steps = wide(torch.cat([quantizer.step.reshape(-1) for quantizer, _ in due]))
             each = tuple(w.numel() // quantizer.step.numel() for quantizer, w in due for _ in range(quantizer.step.numel()))
-            step = steps.repeat_interleave(_repeats(each, flat.device), output_size=len(flat))
+            step = steps.repeat_interleave(as_tensor(each, flat.device), output_size=len(flat))
             values = dequantize(due[0][0]._codes(flat, step), Codebook(due[0][1].dtype, scale=step))
         return straight_through_all([w for _, w in due], values)
 
@@ -72,8 +71,3 @@ class Shin(WeightQuantizer):
 
     def _codes(self, x: Tensor, step: Tensor) -> Tensor:
         return binary_sign(x) if self.bits == 1 else symmetric_codes(x, step, 2 ** (self.bits - 1) - 1)
-
-
-@lru_cache(maxsize=64)
-def _repeats(each: tuple[int, ...], device: torch.device) -> Tensor:
-    return torch.tensor(each, device=device)

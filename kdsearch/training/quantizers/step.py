@@ -13,7 +13,7 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
-from kdsearch.training.quantizers.functions import wide
+from kdsearch.training.quantizers.functions import as_tensor, wide
 
 EXACT_BREAKPOINTS = 1024
 """Up to this many breakpoints (weights times levels) all are tried; beyond it a grid, then alternation."""
@@ -32,7 +32,7 @@ def l2_steps(weights: Sequence[Tensor], bits: int) -> list[Tensor]:
     if bits <= 2 and longest * rows <= SMALL:
         # Zeros at the end of a row change neither its sums nor its best k.
         filled = torch.cat([torch.nn.functional.pad(w, (0, longest - w.shape[1])) for w in weights])
-        count = torch.tensor([w.shape[1] for w in weights for _ in range(len(w))], device=filled.device)
+        count = as_tensor(tuple(w.shape[1] for w in weights for _ in range(len(w))), filled.device)
         return list(torch.split(l2_step(filled, bits, count), [len(w) for w in weights]))
     found: dict[int, Tensor] = {}
     for size in {w.shape[1] for w in weights}:
