@@ -65,9 +65,7 @@ def main() -> None:
             whole[order, view.numpy()[order]]
             views.append((time.perf_counter() - start) * 1e3)
     document |= {"file_ms": spread(files[1:]), "views_ms": spread(views[1:])}
-    print(
-        f"\nan epoch read: {show(spread(files[1:]))} ms from a file, checksum included; {show(spread(views[1:]))} ms from the table, without"
-    )
+    print(f"\nan epoch's outputs: {show(spread(files[1:]))} ms from a file, checksum included; {show(spread(views[1:]))} ms from the table")
     finish(document, began, given.json)
 
 
