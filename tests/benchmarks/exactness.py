@@ -56,13 +56,8 @@ def main() -> None:
     gaps = np.array(accuracies["tables"]) - np.array(accuracies["live"])
     half = float(t.ppf(0.975, len(gaps) - 1)) * float(gaps.std(ddof=1)) / math.sqrt(len(gaps))
     rows = [[kind, " ".join(f"{value:.2f}" for value in values), f"{np.mean(values):.2f}"] for kind, values in accuracies.items()]
-    rows.append(
-        [
-            "difference",
-            " ".join(f"{gap:+.2f}" for gap in gaps),
-            f"{gaps.mean():+.2f} [{gaps.mean() - half:+.2f}, {gaps.mean() + half:+.2f}]",
-        ]
-    )
+    mean = float(gaps.mean())
+    rows.append(["difference", " ".join(f"{gap:+.2f}" for gap in gaps), f"{mean:+.2f} [{mean - half:+.2f}, {mean + half:+.2f}]"])
     table(f"validation accuracy in percent, {given.seeds} seeds", ["teacher outputs", "by seed", "mean [95% interval]"], rows)
     print(f"\n{elements} logits: at most {apart:.1e} apart, {relative:.1e} of max(1, |logit|); half precision rounds by 4.9e-04")
     document = {"accuracies": accuracies, "mean": mean, "half": half, "apart": apart, "relative": relative, "logits": elements}
