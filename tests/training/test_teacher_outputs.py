@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import multiprocessing
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -133,6 +134,38 @@ def test_two_threads_that_want_the_same_table_make_it_once(store: Store, recipe:
     assert torch.equal(first, second)
     assert len(counted) == 1
     assert not list((store.root / "leases").glob(f"{teacher_outputs.KIND}-*"))
+
+
+def _fill(recipe: Recipe, root: Path, gate: Any, results: Any) -> None:
+    torch.set_num_threads(1)
+    asked: list[int] = []
+    real = Teacher.logits
+    Teacher.logits = lambda self, images: (asked.append(len(images)), real(self, images))[1]  # type: ignore[method-assign,func-returns-value]
+    teacher, dataset = trained_teacher(recipe.distill.teachers[0], Store(root), "cpu"), load(recipe.data)  # type: ignore[union-attr]
+    gate.wait()
+    results.put(([teacher.epoch(dataset, "shift", 0, epoch).numpy().tobytes() for epoch in range(1, 9)], len(asked)))
+
+
+@pytest.mark.slow
+def test_processes_that_fill_the_same_tables_at_once_end_with_one_correct_table_each(store: Store, recipe: Make) -> None:
+    made = recipe(distill=DISTILL)
+    with Session(made, store):  # trains the teacher
+        pass
+    assert made.distill is not None
+    context = multiprocessing.get_context("spawn")
+    gate, results = context.Barrier(3), context.Queue()
+    processes = [context.Process(target=_fill, args=(made, store.root, gate, results)) for _ in range(3)]
+    for process in processes:
+        process.start()
+    found = [results.get(timeout=120) for _ in processes]
+    for process in processes:
+        process.join()
+    alone = trained_teacher(made.distill.teachers[0], Store(store.root.parent / "alone"), "cpu")
+    alone._network = trained_teacher(made.distill.teachers[0], store, "cpu")._network
+    expected = [alone.epoch(load(made.data), "shift", 0, epoch).numpy().tobytes() for epoch in range(1, 9)]
+    assert all(tables == expected for tables, _ in found)
+    assert sum(asked for _, asked in found) == 8  # each table was made by one of them
+    assert len(list(store.root.glob(f"blobs/{teacher_outputs.KIND}/*-0000?"))) == 8
 
 
 def test_logits_beyond_half_precision_are_clipped_not_infinite(store: Store, recipe: Make) -> None:
