@@ -167,13 +167,15 @@ def main() -> None:
                 metric="val_accuracy",
                 mode="max",
             ),
-            run_config=tune.RunConfig(storage_path=folder, verbose=0),
+            run_config=tune.RunConfig(storage_path=folder, verbose=0, checkpoint_config=tune.CheckpointConfig(checkpoint_at_end=False)),
         ).fit()
     seconds = time.perf_counter() - began
     results = {result.config["which"]: result.metrics["val_accuracy"] for result in grid if result.metrics}
     ray.shutdown()
-    print(json.dumps({"seconds": seconds, "accuracy": results, "trials": len(grid), "errors": len(grid.errors)}))
+    print(json.dumps({"seconds": seconds, "accuracy": results, "trials": len(grid), "errors": [str(error) for error in grid.errors]}))
 
 
 if __name__ == "__main__":
-    main()
+    from tests.benchmarks import baseline  # by its name, under which the actors find it too
+
+    baseline.main()

@@ -65,6 +65,8 @@ def command(*words: str | Path) -> float:
     done = subprocess.run([sys.executable, "-m", *map(str, words)], capture_output=True, text=True)
     if done.returncode:
         sys.exit(f"{words}: exit {done.returncode}\n{done.stdout[-2000:]}{done.stderr[-4000:]}")
+    if '"errors": [' in done.stdout and '"errors": []' not in done.stdout:
+        sys.exit(f"{words}: {done.stdout[-2000:]}")
     command.said = done.stdout  # type: ignore[attr-defined]
     return time.perf_counter() - began
 
