@@ -194,10 +194,13 @@ class Study:
             NothingEligible: nothing has finished that could be confirmed.
         """
         from kdsearch.search.confirm import confirm_study
+        from kdsearch.search.data_check import check_data
         from kdsearch.search.options import RunOptions
         from kdsearch.search.progress import progress_for
 
         self.trials()
+        if address is None:
+            check_data(self.spec, test=True)
         options = RunOptions(workers=workers, address=address, inline=inline)
         done = confirm_study(
             self.spec,
