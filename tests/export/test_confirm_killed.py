@@ -21,7 +21,7 @@ from kdsearch.record.run import Run
 from kdsearch.record.trials import TrialRow, read_trials
 from kdsearch.spec.study import load_recipe
 
-pytestmark = pytest.mark.slow
+pytestmark = [pytest.mark.slow, pytest.mark.timeout(600)]
 Start = Callable[..., "subprocess.Popen[str]"]
 
 
