@@ -205,7 +205,7 @@ def importances(data: Inputs, *, trees: int = 100, draws: int = 8, seed: int = 0
         return None
     data = thinned(data, 2 * MOST)
     forest = RandomForestRegressor(trees, min_samples_leaf=2, oob_score=True, random_state=seed).fit(data.X, data.y)
-    point = _forest_shares(forest, data.X, data.y, seed, 20)
+    point = _forest_shares(forest, data.X, data.y, seed, 10)
     rng = np.random.default_rng(seed)
     again = []
     for draw in range(draws):

@@ -12,6 +12,8 @@ from typing import Any
 import pandas as pd
 import plotly.graph_objects as go
 
+from kdsearch.analysis.frame import baseline_text
+
 FONT = "Inter, 'Helvetica Neue', Helvetica, Arial, 'Liberation Sans', sans-serif"
 INK, MUTED, GRID = "#1b1f24", "#6b7280", "#e3e6ea"
 MARK = "#14181d"
@@ -93,8 +95,7 @@ def short_words(name: str, title: str = "") -> str:
 
 def baseline_words(name: str) -> str:
     """``no-KD baseline`` for ``no_kd``; escaped for plotly."""
-    known = {"no_kd": "no-KD", "nokd": "no-KD"}
-    return f"{known.get(name.lower(), plain(name.replace('_', ' ')))} baseline"
+    return plain(baseline_text(name))
 
 
 def plain(text: object) -> str:
