@@ -205,20 +205,20 @@ def importances(data: Inputs, *, trees: int = 100, draws: int = 8, seed: int = 0
         return None
     data = thinned(data, 2 * MOST)
     forest = RandomForestRegressor(trees, min_samples_leaf=2, oob_score=True, random_state=seed).fit(data.X, data.y)
-    point = _forest_shares(forest, data.X, data.y, seed, 10)
+    point = permutation_shares(forest, data.X, data.y, seed, 10)
     rng = np.random.default_rng(seed)
     again = []
     for draw in range(draws):
         rows = rng.integers(0, len(data.y), len(data.y))
         small = RandomForestRegressor(40, min_samples_leaf=2, random_state=draw).fit(data.X[rows], data.y[rows])
-        again.append(_forest_shares(small, data.X, data.y, draw))
+        again.append(permutation_shares(small, data.X, data.y, draw))
     low, high = np.quantile(np.array(again), [0.025, 0.975], axis=0)
     table = pd.DataFrame({"effect": data.names, "share": point, "low": np.minimum(low, point), "high": np.maximum(high, point)})
     table = table.sort_values("share", ascending=False, kind="stable").reset_index(drop=True)
     return Importances(table, float(forest.oob_score_))
 
 
-def _forest_shares(forest: RandomForestRegressor, X: np.ndarray, y: np.ndarray, seed: int, repeats: int = 5) -> np.ndarray:
+def permutation_shares(forest: RandomForestRegressor, X: np.ndarray, y: np.ndarray, seed: int, repeats: int = 5) -> np.ndarray:
     """Permutation importances (rise of the squared error, mean of ``repeats``; Breiman 2001) as shares of their sum.
 
     As scikit-learn's ``permutation_importance``, with all permuted tables in one call of the forest.
