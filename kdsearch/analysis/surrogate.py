@@ -270,7 +270,8 @@ def partial_dependence(model: Any, X: np.ndarray, grids: Sequence[np.ndarray], f
 
 def _grid(column: np.ndarray, points: int) -> np.ndarray:
     values = np.unique(column)
-    return values if len(values) <= points else np.quantile(column, np.linspace(0.05, 0.95, points))
+    # Values that occur: a label between two labels is none.
+    return values if len(values) <= points else np.unique(np.quantile(column, np.linspace(0.05, 0.95, points), method="nearest"))
 
 
 def interactions(data: Inputs, first: list[str], *, draws: int = 8, seed: int = 0, background: int = 50) -> pd.DataFrame:

@@ -167,6 +167,14 @@ def test_dependences_and_importances_are_scikit_learns() -> None:
     assert np.allclose(surrogate.permutation_shares(forest, X, y, 1, 100), theirs / theirs.sum(), atol=0.02)
 
 
+def test_more_labels_without_order_than_grid_points_have_interactions() -> None:
+    rng = np.random.default_rng(3)
+    X = np.stack([rng.integers(0, 9, 90) / 8, rng.uniform(0, 1, 90)], axis=1)
+    effect = rng.permutation(9)[np.rint(8 * X[:, 0]).astype(int)] / 8
+    data = surrogate.Inputs(("a", "b"), X, (effect - 0.5) * (X[:, 1] - 0.5), None, np.array([True, False]), tuple(map(str, range(90))))
+    assert surrogate.interactions(data, ["a", "b"], draws=2)["h"].iloc[0] > 0.7
+
+
 def test_importances_find_the_strong_parameter_and_are_withheld_from_noise() -> None:
     rng = np.random.default_rng(1)
     X = rng.uniform(0, 1, (120, 3))
