@@ -35,8 +35,8 @@ FEWEST = 12
 """Finished configurations below which no surrogate is made."""
 GOOD_ENOUGH = 0.3
 """Out-of-bag R² from which importances are shown."""
-MOST = 300
-"""Configurations a Gaussian process is made from (it takes cubic time); of more, evenly many over the study's course."""
+MOST, MOST_FOREST = 200, 600
+"""Configurations a Gaussian process is made from (it takes cubic time), and a forest; of more, evenly many over the study's course."""
 PAIRS_AMONG = 4
 """Parameters among which pairs are looked at: the strongest by the forest, and the two shown."""
 
@@ -203,7 +203,7 @@ def importances(data: Inputs, *, trees: int = 100, draws: int = 8, seed: int = 0
     """
     if len(data.y) < FEWEST or not data.names:
         return None
-    data = thinned(data, 2 * MOST)
+    data = thinned(data, MOST_FOREST)
     forest = RandomForestRegressor(trees, min_samples_leaf=2, oob_score=True, random_state=seed).fit(data.X, data.y)
     point = permutation_shares(forest, data.X, data.y, seed, 10)
     rng = np.random.default_rng(seed)
@@ -218,7 +218,7 @@ def importances(data: Inputs, *, trees: int = 100, draws: int = 8, seed: int = 0
     return Importances(table, float(forest.oob_score_))
 
 
-def permutation_shares(forest: RandomForestRegressor, X: np.ndarray, y: np.ndarray, seed: int, repeats: int = 5) -> np.ndarray:
+def permutation_shares(forest: RandomForestRegressor, X: np.ndarray, y: np.ndarray, seed: int, repeats: int = 2) -> np.ndarray:
     """Permutation importances (rise of the squared error, mean of ``repeats``; Breiman 2001) as shares of their sum.
 
     As scikit-learn's ``permutation_importance``, with all permuted tables in one call of the forest.

@@ -181,7 +181,7 @@ def _strength(
         return []
     found = []
     title = "Strength of each parameter"
-    n = len(data.y)
+    n = min(len(data.y), surrogate.MOST_FOREST)
     if forest.shown:
         table = _percent(forest.table.assign(kind="parameter"))
         caption = (
