@@ -148,7 +148,8 @@ class Study:
             raise UsageError(f"no stratum {stratum!r}; the study has: {', '.join(names)}")
         chosen = [entry for name in names if stratum in (None, name) for entry in ranked(rows, self.spec, name, top)]
         if not chosen:
-            raise NothingEligible(f"{self.folder}: no finished trial to choose from; see: kdsearch status {self.name}")
+            limits = f" that keeps {', '.join(map(str, self.spec.constraints))}" if self.spec.constraints else ""
+            raise NothingEligible(f"{self.folder}: no finished trial{limits} to choose from; see: kdsearch status {self.name}")
         return chosen
 
     def heatmap(self, x: str = "temperature", y: str = "width", **options: Any) -> Any:
@@ -194,10 +195,13 @@ class Study:
             NothingEligible: nothing has finished that could be confirmed.
         """
         from kdsearch.search.confirm import confirm_study
+        from kdsearch.search.data_check import check_data
         from kdsearch.search.options import RunOptions
         from kdsearch.search.progress import progress_for
 
         self.trials()
+        if address is None:
+            check_data(self.spec, test=True)
         options = RunOptions(workers=workers, address=address, inline=inline)
         done = confirm_study(
             self.spec,

@@ -108,12 +108,11 @@ def cells(frame: StudyFrame, x: str, y: str, fixed: Mapping[str, object] | None 
     rows = rows.assign(xi=xi, yi=yi)
     rows = rows[(rows["xi"] >= 0) & (rows["yi"] >= 0)]
     unit = "seed" if frame.grid else "configuration"
-    grouped = {(int(str(a)), int(str(b))): group for (a, b), group in rows.groupby(["xi", "yi"])}
-    values = {place: _values(group[group["finished"]], unit) for place, group in grouped.items()}
-    values = {place: found for place, found in values.items() if found}
+    values = _values(rows, unit)
     baseline = main_baseline(frame)
     noise = _noise(values, unit)
-    diffs, diff_noise = _differences(frame, grouped, values, baseline, unit, noise)
+    diffs, diff_noise = _differences(rows, values, baseline, unit, noise)
+    counts = _counts(rows)
     best = dict.fromkeys(values, math.nan)
     data = replicates({f"{a},{b}": by for (a, b), by in values.items()})
     if len(data.means):
@@ -126,9 +125,11 @@ def cells(frame: StudyFrame, x: str, y: str, fixed: Mapping[str, object] | None 
     table = []
     for b, y_label in enumerate(ys.labels):
         for a, x_label in enumerate(xs.labels):
-            group = grouped.get((a, b))
             found = np.array(list(values.get((a, b), {}).values()))
-            row: dict[str, object] = {"x": x_label, "y": y_label, "xi": a, "yi": b} | _counts(group, len(found))
+            row: dict[str, object] = {"x": x_label, "y": y_label, "xi": a, "yi": b, "n": len(found)}
+            row |= counted if (counted := counts.get((a, b))) else _NOT_RUN
+            if len(found):
+                row["status"] = "measured" if len(found) >= FEW else "few"
             half = noise.half_width(len(found)) if len(found) else math.nan
             mean = float(found.mean()) if len(found) else math.nan
             row |= {"mean": mean, "sd": float(found.std(ddof=1)) if len(found) > 1 else math.nan, "half": half}
@@ -139,12 +140,17 @@ def cells(frame: StudyFrame, x: str, y: str, fixed: Mapping[str, object] | None 
     return Cells(xs, ys, pd.DataFrame(table), noise, diff_noise, baseline, unit, frame.exploration, fixed_text, averaged, values)
 
 
-def _values(done: pd.DataFrame, unit: str) -> dict[float, float]:
-    """Values of one cell by replicate: by seed (mean over what is not shown), or by configuration (mean over its seeds)."""
-    if done.empty:
-        return {}
-    by = done.groupby("seed")["value"].mean() if unit == "seed" else done.groupby("number")["value"].mean()
-    return dict(zip(by.index.to_numpy(float).tolist(), by.to_numpy(float).tolist(), strict=True))
+Place = tuple[int, int]
+
+
+def _values(rows: pd.DataFrame, unit: str) -> dict[Place, dict[float, float]]:
+    """Values of each cell by replicate: by seed (mean over what is not shown), or by configuration (mean over its seeds)."""
+    done = rows[rows["finished"]]
+    means = done.groupby(["xi", "yi", "seed" if unit == "seed" else "number"])["value"].mean()
+    found: dict[Place, dict[float, float]] = {}
+    for (a, b, replicate), value in zip(means.index.tolist(), means.tolist(), strict=True):
+        found.setdefault((int(a), int(b)), {})[float(replicate)] = value
+    return found
 
 
 def _noise(values: Mapping[tuple[int, int], Mapping[float, float]], unit: str) -> Pooled:
@@ -165,8 +171,7 @@ _NO_DIFFERENCE = {"diff": math.nan, "diff_half": math.nan, "diff_low": math.nan,
 
 
 def _differences(
-    frame: StudyFrame,
-    grouped: Mapping[tuple[int, int], pd.DataFrame],
+    rows: pd.DataFrame,
     values: Mapping[tuple[int, int], Mapping[float, float]],
     baseline: BaselineValues | None,
     unit: str,
@@ -175,12 +180,8 @@ def _differences(
     """Difference of each cell to the baseline with its interval: paired by seed where seeds are shared, else of the two means."""
     if baseline is None or not baseline.by_seed:
         return {}, NO_NOISE
-    pairs: dict[tuple[int, int], dict[float, float]] = {}
-    for place, group in grouped.items():
-        done = group[group["finished"] & group["seed"].isin(list(baseline.by_seed))]
-        done = done.assign(value=done["value"] - done["seed"].map(dict(baseline.by_seed)))
-        if not done.empty:
-            pairs[place] = _values(done, unit)
+    shared = rows[rows["seed"].isin(list(baseline.by_seed))]
+    pairs = _values(shared.assign(value=shared["value"] - shared["seed"].map(dict(baseline.by_seed))), unit)
     diff_noise = _noise(pairs, unit)
     out = {}
     for place, by in values.items():
@@ -194,24 +195,24 @@ def _differences(
     return out, diff_noise
 
 
-def _counts(group: pd.DataFrame | None, n: int) -> dict[str, object]:
-    if group is None:
-        return {"n": 0, "seeds": 0, "runs": 0, "configs": 0, "pruned": 0, "failed": 0, "running": 0, "status": "not run"}
-    done = group[group["finished"]]
-    trials = group.drop_duplicates("number")["state"]
-    pruned, failed = int((trials == "PRUNED").sum()), int((trials == "FAIL").sum())
-    running = int(trials.isin(["RUNNING", "WAITING"]).sum())
-    if n:
-        status = "measured" if n >= FEW else "few"
-    else:
-        status = "pruned" if pruned else "failed" if failed else "running" if running else "not run"
-    return {
-        "n": n,
-        "seeds": int(done["seed"].nunique()),
-        "runs": len(done),
-        "configs": int(done["config"].nunique()),
-        "pruned": pruned,
-        "failed": failed,
-        "running": running,
-        "status": status,
-    }
+_NOT_RUN = {"seeds": 0, "runs": 0, "configs": 0, "pruned": 0, "failed": 0, "running": 0, "status": "not run"}
+
+
+def _counts(rows: pd.DataFrame) -> dict[Place, dict[str, object]]:
+    """What was tried in each cell, and its status where nothing has finished there."""
+    found: dict[Place, dict[str, object]] = {}
+    states = rows.drop_duplicates(["xi", "yi", "number"]).groupby(["xi", "yi", "state"]).size()
+    for (a, b, state), count in zip(states.index.tolist(), states.tolist(), strict=True):
+        row = found.setdefault((int(a), int(b)), dict(_NOT_RUN))
+        if (name := _STATES.get(state)) is not None:
+            row[name] = int(str(row[name])) + count
+    done = rows[rows["finished"]].groupby(["xi", "yi"])
+    for column, counted in (("seeds", done["seed"].nunique()), ("runs", done.size()), ("configs", done["config"].nunique())):
+        for (a, b), count in zip(counted.index.tolist(), counted.tolist(), strict=True):
+            found[int(a), int(b)][column] = count
+    for row in found.values():
+        row["status"] = next((name for name in ("pruned", "failed", "running") if row[name]), "not run")
+    return found
+
+
+_STATES = {"PRUNED": "pruned", "FAIL": "failed", "RUNNING": "running", "WAITING": "running"}

@@ -36,18 +36,26 @@ def rank_correlation(frame: StudyFrame, *, draws: int = DRAWS, seed: int = 0) ->
     if n > 400:  # enough for an interval of ±0.1; ranks of thousands of trials a few hundred times take long
         values = values[rng.choice(n, 400, replace=False)]
     picks = rng.integers(0, len(values), size=(draws, len(values)))
-    drawn = values[picks]
+    last, drawn_last = _ranks(values[None, :, -1]), _ranks(values[picks, -1])
     rows = []
     for k, epoch in enumerate(wide.columns[:-1]):
-        point = rank_correlations(values[None, :, k], values[None, :, -1])[0]
-        low, high = percentile_interval(rank_correlations(drawn[:, :, k], drawn[:, :, -1]))
+        point = _correlations(_ranks(values[None, :, k]), last)[0]
+        low, high = percentile_interval(_correlations(_ranks(values[picks, k]), drawn_last))
         rows.append([int(epoch), float(point), low, high, n])
     return pd.DataFrame(rows, columns=columns)
 
 
 def rank_correlations(a: np.ndarray, b: np.ndarray) -> np.ndarray:
     """Spearman's correlation of each row of ``a`` with that row of ``b``, both (draws, n); shape (draws,), NaN where a row is constant."""
-    a, b = stats.rankdata(a, axis=1), stats.rankdata(b, axis=1)
-    a, b = a - a.mean(axis=1, keepdims=True), b - b.mean(axis=1, keepdims=True)
+    return _correlations(_ranks(a), _ranks(b))
+
+
+def _ranks(a: np.ndarray) -> np.ndarray:
+    """Ranks within each row, centred."""
+    ranks = stats.rankdata(a, axis=1)
+    return np.asarray(ranks - ranks.mean(axis=1, keepdims=True))
+
+
+def _correlations(a: np.ndarray, b: np.ndarray) -> np.ndarray:
     norm = np.sqrt((a**2).sum(axis=1) * (b**2).sum(axis=1))
     return np.where(norm > 0, (a * b).sum(axis=1) / np.where(norm > 0, norm, 1.0), math.nan)

@@ -56,6 +56,11 @@ def label_text(value: Any) -> str:
     return str(value)
 
 
+def baseline_text(name: str) -> str:
+    """``no-KD baseline`` for ``no_kd``."""
+    return f"{'no-KD' if name.lower() in ('no_kd', 'nokd') else name.replace('_', ' ')} baseline"
+
+
 def readable(config: str) -> str:
     """A configuration for sentences: ``temperature 2.58, width 1.5`` for ``temperature=2.5771 width=1.5`` (three digits)."""
     parts = []

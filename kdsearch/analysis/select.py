@@ -149,22 +149,21 @@ def candidates(frame: StudyFrame, *, confirmed: bool = True, seed: int = 0) -> C
 
 
 def _candidate_table(rows: pd.DataFrame, values: Mapping[str, Mapping[float, float]]) -> pd.DataFrame:
-    records = []
-    kept = [c for c in rows.columns if c.startswith(("p.", "m."))]
-    groups = {str(config): group for config, group in rows.groupby("config", sort=False)}
-    for config, by_seed in values.items():
-        group, found = groups[config], np.array(list(by_seed.values()))
-        record = {
-            "config": config,
-            "number": int(group["number"].min()),
-            "n": len(found),
-            "mean": float(found.mean()),
-            "sd": float(found.std(ddof=1)) if len(found) > 1 else math.nan,
-            "seconds": float(group["seconds"].mean()),
-        }
-        record |= {c: group[c].iloc[0] if c.startswith("p.") else group[c].mean() for c in kept}
-        records.append(record)
-    return pd.DataFrame(records, columns=["config", "number", "n", "mean", "sd", "seconds", *kept])
+    names = list(values)
+    found = [np.array(list(by_seed.values())) for by_seed in values.values()]
+    groups = rows.groupby("config", sort=False)
+    table = {
+        "config": names,
+        "number": groups["number"].min().reindex(names).to_numpy(),
+        "n": [len(f) for f in found],
+        "mean": [float(f.mean()) for f in found],
+        "sd": [float(f.std(ddof=1)) if len(f) > 1 else math.nan for f in found],
+        "seconds": groups["seconds"].mean().reindex(names).to_numpy(float),
+    }
+    first = rows.drop_duplicates("config").set_index("config").reindex(names)
+    table |= {c: first[c].to_numpy() for c in rows.columns if c.startswith("p.")}
+    table |= {c: groups[c].mean().reindex(names).to_numpy(float) for c in rows.columns if c.startswith("m.")}
+    return pd.DataFrame(table)
 
 
 def p_best(data: Replicates, maximize: bool, *, seed: int = 0, draws: int = DRAWS) -> dict[str, float]:

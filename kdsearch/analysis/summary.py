@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from kdsearch.analysis.cells import Cells
 from kdsearch.analysis.confirm import Confirmation, Interval
 from kdsearch.analysis.effects import RESIDUAL, SEED, Effects
-from kdsearch.analysis.frame import StudyFrame, readable
+from kdsearch.analysis.frame import StudyFrame, baseline_text, readable
 from kdsearch.analysis.panels import Difference
 from kdsearch.analysis.ridge import Ridge
 from kdsearch.analysis.select import COSTS, Candidates, cheapest_as_good
@@ -92,7 +92,8 @@ def _best(found: Candidates, unit: str) -> str:
         points = "points" if unit == "%" else unit
         text += f", {_signed(diff, digits)}"
         text += f" [{_signed(diff - half, digits)}, {_signed(diff + half, digits)}]" if math.isfinite(half) else ""
-        text += f" {points} to the {found.baseline.name} baseline ({found.baseline.mean:.{digits}f}, n = {len(found.baseline.by_seed)})"
+        text += f" {points} against the {baseline_text(found.baseline.name)} "
+        text += f"({found.baseline.mean:.{digits}f}, n = {len(found.baseline.by_seed)})"
         if math.isfinite(half) and diff - half <= 0 <= diff + half:
             text += "; the data cannot tell whether there is a difference"
     return text + "."
@@ -177,7 +178,7 @@ def _ridge(found: Ridge, cells: Cells, exploration: bool) -> list[str]:
         return [f"{where} {y} rises with {x}: from {ends} ({span})."]
     if found.slope_high < 0:
         return [f"{where} {y} falls with {x}: from {ends} ({span})."]
-    return [f"Whether the best {y} moves with {x} cannot be told: from {ends} ({span})."]
+    return [f"Whether the best {y} moves with {x} cannot be told: it goes from {ends} ({span})."]
 
 
 def _cheapest(found: Candidates, unit: str) -> list[str]:
@@ -189,8 +190,8 @@ def _cheapest(found: Candidates, unit: str) -> list[str]:
         return []
     return [
         f"Cheapest among those not told apart from the best: {readable(str(row['config']))}, "
-        f"{row['mean']:.{digits}f}{' ' + unit if unit else ''} "
-        f"at {row['cost'] / best['cost']:.0%} of its {COSTS[found.cost_name]}."
+        f"{row['mean']:.{digits}f}{' ' + unit if unit else ''}, "
+        f"at {row['cost'] / best['cost']:.0%} of the best mean's {COSTS[found.cost_name].partition(' (')[0]}."
     ]
 
 
@@ -209,7 +210,7 @@ def confirmed_sentence(found: Confirmation, study: str) -> str:
     text = f"Confirmed on fresh seeds: {chosen or study} has {metric} {found.test.mean:.2f}{spread(found.test)} {percent}".rstrip()
     text += f" (n = {found.test.n})"
     for name, one in list(found.differences.items())[:1]:
-        text += f", {_signed(one.mean, 2)}{spread(one).replace('-', '−')} to the {name} baseline, paired by seed"
+        text += f", {_signed(one.mean, 2)}{spread(one).replace('-', '−')} against the {baseline_text(name)}, paired by seed"
         if math.isfinite(one.low) and one.low <= 0 <= one.high:
             text += " (the data cannot tell whether there is a difference)"
     if found.shrinkage is not None and math.isfinite(found.shrinkage):

@@ -12,6 +12,7 @@ import math
 import warnings
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import lru_cache
 from typing import Any
 
 import numpy as np
@@ -21,7 +22,6 @@ from sklearn.ensemble import RandomForestRegressor
 from sklearn.exceptions import ConvergenceWarning
 from sklearn.gaussian_process import GaussianProcessRegressor
 from sklearn.gaussian_process.kernels import ConstantKernel, Kernel, Matern, WhiteKernel
-from sklearn.inspection import partial_dependence, permutation_importance
 from sklearn.model_selection import KFold
 from sklearn.pipeline import Pipeline
 from sklearn.preprocessing import OneHotEncoder
@@ -35,16 +35,18 @@ FEWEST = 12
 """Finished configurations below which no surrogate is made."""
 GOOD_ENOUGH = 0.3
 """Out-of-bag R² from which importances are shown."""
-MOST = 300
-"""Configurations a Gaussian process is made from (it takes cubic time); of more, evenly many over the study's course."""
+MOST, MOST_FOREST = 200, 600
+"""Configurations a Gaussian process is made from (it takes cubic time), and a forest; of more, evenly many over the study's course."""
 PAIRS_AMONG = 4
 """Parameters among which pairs are looked at: the strongest by the forest, and the two shown."""
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class Inputs:
     """Finished configurations as numbers: ``X`` (n, parameters) in [0, 1] on the declared scales (absent: −0.5), ``y`` (n,) means,
-    ``noise`` (n,) variance of each mean or None where seeds say nothing, ``labels`` flags columns that have no order."""
+    ``noise`` (n,) variance of each mean or None where seeds say nothing, ``labels`` flags columns that have no order.
+
+    Equal only to itself, so that what is fitted to it is kept with it."""
 
     names: tuple[str, ...]
     X: np.ndarray
@@ -109,6 +111,13 @@ def thinned(data: Inputs, most: int = MOST) -> Inputs:
     return Inputs(data.names, data.X[rows], data.y[rows], noise, data.labels, tuple(data.configs[i] for i in rows))
 
 
+@lru_cache(maxsize=4)
+def _fitted(data: Inputs) -> tuple[Inputs, Pipeline]:
+    """The configurations a process is made from, and the process, its kernel optimized: what every picture of it shares."""
+    data = thinned(data)
+    return data, fit(gaussian_process(data), data)
+
+
 @dataclass(frozen=True)
 class Predicted:
     """Cross-validated predictions: ``table`` (``config, observed, predicted, sd``) and R² (can be negative: worse than the mean)."""
@@ -122,14 +131,14 @@ def cross_validated(data: Inputs, *, folds: int = 5, seed: int = 0) -> Predicted
 
     The kernel is fitted once on all; within the folds only the data change.
     """
-    data = thinned(data)
     if len(data.y) < FEWEST or not data.names or np.ptp(data.y) == 0:
         return None
-    kernel = fit(gaussian_process(data), data).named_steps["process"].kernel_
+    data, model = _fitted(data)
+    kernel = model.named_steps["process"].kernel_
     predicted, spread = np.empty(len(data.y)), np.empty(len(data.y))
     for train, test in KFold(folds, shuffle=True, random_state=seed).split(data.X):
-        model = fit(gaussian_process(data, kernel), data, train)
-        predicted[test], spread[test] = model.predict(data.X[test], return_std=True)
+        part = fit(gaussian_process(data, kernel), data, train)
+        predicted[test], spread[test] = part.predict(data.X[test], return_std=True)
     r2 = 1 - float(((data.y - predicted) ** 2).sum() / ((data.y - data.y.mean()) ** 2).sum())
     table = pd.DataFrame({"config": data.configs, "observed": data.y, "predicted": predicted, "sd": spread})
     return Predicted(table, r2)
@@ -141,10 +150,9 @@ def surface(frame: StudyFrame, data: Inputs, x: Levels, y: Levels, *, background
     ``sd`` is the process's own, of that average (the noise of single runs left out). None below :data:`FEWEST` configurations, or where a
     parameter shown does not vary. Levels at which a parameter does not exist are left out.
     """
-    data = thinned(data)
     if len(data.y) < FEWEST or np.ptp(data.y) == 0 or not {x.name, y.name} <= set(data.names):
         return None
-    model = fit(gaussian_process(data), data)
+    data, model = _fitted(data)
     process, encode = model.named_steps["process"], model.named_steps["encode"]
     noise = (
         process.kernel_(np.zeros((1, len(process.X_train_[0]))))[0, 0] - process.kernel_.k1(np.zeros((1, len(process.X_train_[0]))))[0, 0]
@@ -195,23 +203,33 @@ def importances(data: Inputs, *, trees: int = 100, draws: int = 8, seed: int = 0
     """
     if len(data.y) < FEWEST or not data.names:
         return None
-    data = thinned(data, 2 * MOST)
+    data = thinned(data, MOST_FOREST)
     forest = RandomForestRegressor(trees, min_samples_leaf=2, oob_score=True, random_state=seed).fit(data.X, data.y)
-    point = _forest_shares(forest, data.X, data.y, seed, 5)
+    point = permutation_shares(forest, data.X, data.y, seed, 10)
     rng = np.random.default_rng(seed)
     again = []
     for draw in range(draws):
         rows = rng.integers(0, len(data.y), len(data.y))
         small = RandomForestRegressor(40, min_samples_leaf=2, random_state=draw).fit(data.X[rows], data.y[rows])
-        again.append(_forest_shares(small, data.X, data.y, draw))
+        again.append(permutation_shares(small, data.X, data.y, draw))
     low, high = np.quantile(np.array(again), [0.025, 0.975], axis=0)
     table = pd.DataFrame({"effect": data.names, "share": point, "low": np.minimum(low, point), "high": np.maximum(high, point)})
     table = table.sort_values("share", ascending=False, kind="stable").reset_index(drop=True)
     return Importances(table, float(forest.oob_score_))
 
 
-def _forest_shares(forest: RandomForestRegressor, X: np.ndarray, y: np.ndarray, seed: int, repeats: int = 2) -> np.ndarray:
-    found = np.maximum(permutation_importance(forest, X, y, n_repeats=repeats, random_state=seed).importances_mean, 0.0)
+def permutation_shares(forest: RandomForestRegressor, X: np.ndarray, y: np.ndarray, seed: int, repeats: int = 2) -> np.ndarray:
+    """Permutation importances (rise of the squared error, mean of ``repeats``; Breiman 2001) as shares of their sum.
+
+    As scikit-learn's ``permutation_importance``, with all permuted tables in one call of the forest.
+    """
+    rng = np.random.default_rng(seed)
+    n, columns = X.shape
+    tables = np.tile(X, (1 + columns * repeats, 1, 1))
+    for i in range(columns * repeats):
+        tables[1 + i, :, i // repeats] = rng.permutation(X[:, i // repeats])
+    errors = ((forest.predict(tables.reshape(-1, columns)).reshape(-1, n) - y) ** 2).mean(axis=1)
+    found = np.maximum(errors[1:].reshape(columns, repeats).mean(axis=1) - errors[0], 0.0)
     shares: np.ndarray = found / found.sum() if found.sum() > 0 else found
     return shares
 
@@ -220,13 +238,12 @@ def h_statistics(model: Any, X: np.ndarray, pairs: Sequence[tuple[int, int]], *,
     """Friedman & Popescu's (2008, eq. 44) H of each pair of columns: the share of the joint effect that is not the sum of the two single
     ones, in [0, 1]. H, not H².
 
-    From scikit-learn's ``partial_dependence`` over the rows of ``X``, on a grid of at most ``points`` values a parameter, weighted equally.
+    From the partial dependence over the rows of ``X``, on a grid of at most ``points`` values a parameter, weighted equally.
     """
     grids = {j: _grid(X[:, j], points) for j in {j for pair in pairs for j in pair}}
 
     def dependence(*features: int) -> np.ndarray:
-        custom = {j: grids[j] for j in features}
-        found = partial_dependence(model, X, list(features), custom_values=custom, kind="average", method="brute")["average"][0]
+        found = partial_dependence(model, X, [grids[j] for j in features], features)
         return np.asarray(found - found.mean())
 
     single = {j: dependence(j) for j in grids}
@@ -239,9 +256,22 @@ def h_statistics(model: Any, X: np.ndarray, pairs: Sequence[tuple[int, int]], *,
     return out
 
 
+def partial_dependence(model: Any, X: np.ndarray, grids: Sequence[np.ndarray], features: Sequence[int]) -> np.ndarray:
+    """Mean prediction over the rows of ``X`` at each point of a grid of one or two columns, shape (values of the first, …).
+
+    As scikit-learn's ``partial_dependence`` with ``method="brute"``, with all points in one call of the model.
+    """
+    spots = np.stack([axis.ravel() for axis in np.meshgrid(*grids, indexing="ij")], axis=1)
+    points = np.tile(X, (len(spots), 1, 1))
+    points[:, :, list(features)] = spots[:, None, :]
+    found: np.ndarray = model.predict(points.reshape(-1, X.shape[1])).reshape(len(spots), len(X)).mean(axis=1)
+    return found.reshape([len(grid) for grid in grids])
+
+
 def _grid(column: np.ndarray, points: int) -> np.ndarray:
     values = np.unique(column)
-    return values if len(values) <= points else np.quantile(column, np.linspace(0.05, 0.95, points))
+    # Values that occur: a label between two labels is none.
+    return values if len(values) <= points else np.unique(np.quantile(column, np.linspace(0.05, 0.95, points), method="nearest"))
 
 
 def interactions(data: Inputs, first: list[str], *, draws: int = 8, seed: int = 0, background: int = 50) -> pd.DataFrame:
@@ -250,12 +280,11 @@ def interactions(data: Inputs, first: list[str], *, draws: int = 8, seed: int = 
     The model is the Gaussian process; the bootstrap refits it on resampled configurations with its kernel kept. Empty below
     :data:`FEWEST` configurations.
     """
-    data = thinned(data)
     kept = [n for n in first if n in data.names][:PAIRS_AMONG]
     if len(data.y) < FEWEST or len(kept) < 2 or np.ptp(data.y) == 0:
         return pd.DataFrame(columns=["effect", "h", "low", "high"])
     rng = np.random.default_rng(seed)
-    model = fit(gaussian_process(data), data)
+    data, model = _fitted(data)
     kernel = model.named_steps["process"].kernel_
     sample = data.X[rng.permutation(len(data.y))[:background]]
     pairs = [(data.names.index(a), data.names.index(b)) for a, b in itertools.combinations(kept, 2)]

@@ -47,7 +47,8 @@ def panel_figures(
     left_out = f" {len(found) - len(drawn)} more panels are in the CSV." if len(found) > len(drawn) else ""
     colour = "difference of the mean to the panel's own baseline" if compared else f"mean {said.lower}"
     notes = "; ".join(f"{p.title}: {captions.n_words(p.cells)}, pooled SD {p.cells.noise.sd:.2g}" for p in drawn if p.cells.noise.df > 0)
-    caption = f"{names}. {said.axis}. Colour: {colour}, one scale for all panels. Text: mean ± half of the 95% interval, and n.{left_out}"
+    text = "mean ± half of the 95% interval, and n" if notes else "mean and n"
+    caption = f"{names}. {said.axis}. Colour: {colour}, one scale for all panels. Text: {text}.{left_out}"
     caption += _marks(drawn)
     caption += f" Intervals are pooled within each panel ({notes})." if notes else ""
     caption += f" {captions.EXPLORATION}" if exploration else ""

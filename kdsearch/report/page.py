@@ -1,5 +1,7 @@
 """The page: one HTML file that works offline, plotly.js inlined once, every script named by its hash in the page's own policy.
 
+plotly.js lies there as text and starts with the first figure: text and table are on the screen before its five megabytes are read.
+
 Text of study files reaches the page through :func:`html.escape` or as JSON whose ``<`` are written as ``\\u003c``; and if an escape were
 forgotten, the Content-Security-Policy lets no script run but the three written here.
 """
@@ -99,7 +101,7 @@ def page(title: str, lead: str, summary: Sequence[str], sections: Sequence[Secti
 <footer>{escape(footer)}</footer>
 </main>
 <script type="application/json" id="report-data">{safe_json({"trials": trials})}</script>
-<script>{library}</script>
+<script type="text/plain" id="library">{library}</script>
 <script>{code}</script>
 </body>
 </html>

@@ -181,7 +181,7 @@ def _strength(
         return []
     found = []
     title = "Strength of each parameter"
-    n = len(data.y)
+    n = min(len(data.y), surrogate.MOST_FOREST)
     if forest.shown:
         table = _percent(forest.table.assign(kind="parameter"))
         caption = (
@@ -230,7 +230,12 @@ def _mechanism(frame: StudyFrame, shown: Cells | None, prefix: str) -> list[Figu
 
 def _decision(frame: StudyFrame, found: Candidates, prefix: str) -> Figure:
     said = words(frame.metric)
-    parts = [f"The {min(len(found.table), decision_figure.SHOWN)} best of {len(found.table)} configurations, mean and 95% interval"]
+    total = len(found.table)
+    counted = (
+        f"The {decision_figure.SHOWN} best of {total}" if total > decision_figure.SHOWN else f"All {total}" if total > 1 else "The one"
+    )
+    drawn_as = "mean and 95% interval" if found.table["half"].notna().any() else "means"
+    parts = [f"{counted} configuration{'s' * (total > 1)}: {drawn_as}"]
     n = (
         f"{int(found.table['n'].min())} to {int(found.table['n'].max())}"
         if found.table["n"].nunique() > 1
@@ -265,7 +270,8 @@ def _course(frame: StudyFrame, data: surrogate.Inputs, shown: Cells | None, pref
         states = ", ".join(f"{counts[s]} {w}" for s, w in (("COMPLETE", "finished"), ("PRUNED", "pruned"), ("FAIL", "failed")) if counts[s])
         caption = (
             f"{said.name} by epoch, first seed of each trial ({states}; {captions.split_words(frame.metric)}). The band holds the middle "
-            f"80% of finished trials. At most {curves.DRAWN_AT_MOST} curves of a kind are drawn, evenly over the study; the CSV has all."
+            f"80% of finished trials.{' The axis leaves out the lowest 2% of values.' * (len(frame.curves) >= curves.ENOUGH)} "
+            f"At most {curves.DRAWN_AT_MOST} curves of a kind are drawn, evenly over the study; the CSV has all."
         )
         drawn = curves.draw_curves(frame, said)
         found.append(Figure(slug(prefix, "9a-curves"), "Learning curves", caption, curves.curves_table(frame), drawn, 480, 900))
@@ -292,9 +298,10 @@ def _course(frame: StudyFrame, data: surrogate.Inputs, shown: Cells | None, pref
         found += _surface(frame, data, shown, predicted.r2, prefix)
     if sum(counts.values()):
         caption = (
-            f"Course of the search: {sum(counts.values())} trials, mean of the final {said.lower} over a trial's seeds; "
-            "pruned and failed trials have no final value and stand as ticks at the bottom. "
-            "The best so far rises with luck as well as with better configurations."
+            f"Final {said.lower} of {sum(counts.values())} trials in their order, mean over a trial's seeds "
+            f"({captions.split_words(frame.metric)}). "
+            + "Pruned and failed trials have no final value and stand as ticks at the bottom. " * bool(counts["PRUNED"] + counts["FAIL"])
+            + "The best so far rises with luck as well as with better configurations."
         )
         drawn = curves.draw_history(frame, said)
         found.append(Figure(slug(prefix, "9d-history"), "Course of the search", caption, curves.history_table(frame), drawn, 480, 900))

@@ -5,12 +5,14 @@ from __future__ import annotations
 import html
 import math
 import re
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
 import pandas as pd
 import plotly.graph_objects as go
+
+from kdsearch.analysis.frame import baseline_text
 
 FONT = "Inter, 'Helvetica Neue', Helvetica, Arial, 'Liberation Sans', sans-serif"
 INK, MUTED, GRID = "#1b1f24", "#6b7280", "#e3e6ea"
@@ -93,8 +95,7 @@ def short_words(name: str, title: str = "") -> str:
 
 def baseline_words(name: str) -> str:
     """``no-KD baseline`` for ``no_kd``; escaped for plotly."""
-    known = {"no_kd": "no-KD", "nokd": "no-KD"}
-    return f"{known.get(name.lower(), plain(name.replace('_', ' ')))} baseline"
+    return plain(baseline_text(name))
 
 
 def plain(text: object) -> str:
@@ -156,37 +157,47 @@ class Figure:
 
 def base(height: int, **layout: Any) -> go.Figure:
     """An empty figure in the report's style, ``height`` in pixels."""
-    figure = go.Figure()
-    return styled(figure, height, **layout)
+    return styled(go.Figure(layout={"template": "none"}), height, **layout)
+
+
+_AXIS: dict[str, Any] = {
+    "showline": True,
+    "linecolor": MUTED,
+    "linewidth": 1,
+    "ticks": "outside",
+    "ticklen": 4,
+    "tickcolor": MUTED,
+    "gridcolor": GRID,
+    "zeroline": False,
+    "automargin": True,
+    "title": {"standoff": 10},
+}
 
 
 def styled(figure: go.Figure, height: int, **layout: Any) -> go.Figure:
     """Put the report's style on a figure: type, margins, axes, legend below the plot."""
-    figure.update_layout(
-        template=None,
-        height=height,
-        font={"family": FONT, "size": 13, "color": INK},
-        paper_bgcolor="rgba(0,0,0,0)",
-        plot_bgcolor="rgba(0,0,0,0)",
-        margin={"l": 72, "r": 24, "t": 28, "b": 64},
-        hoverlabel={"font": {"family": FONT, "size": 12}, "align": "left"},
-        legend={"orientation": "h", "x": 0, "xanchor": "left", "y": 1.02, "yanchor": "bottom", "title": {"side": "left"}},
-        hovermode="closest",
-        modebar={"bgcolor": "rgba(0,0,0,0)", "color": MUTED, "activecolor": ACCENT},
-    )
-    axis = {
-        "showline": True,
-        "linecolor": MUTED,
-        "linewidth": 1,
-        "ticks": "outside",
-        "ticklen": 4,
-        "tickcolor": MUTED,
-        "gridcolor": GRID,
-        "zeroline": False,
-        "automargin": True,
-        "title": {"standoff": 10},
+    style: dict[str, Any] = {
+        "template": "none",
+        "height": height,
+        "font": {"family": FONT, "size": 13, "color": INK},
+        "paper_bgcolor": "rgba(0,0,0,0)",
+        "plot_bgcolor": "rgba(0,0,0,0)",
+        "margin": {"l": 72, "r": 24, "t": 28, "b": 64},
+        "hoverlabel": {"font": {"family": FONT, "size": 12}, "align": "left"},
+        "legend": {"orientation": "h", "x": 0, "xanchor": "left", "y": 1.02, "yanchor": "bottom", "title": {"side": "left"}},
+        "hovermode": "closest",
+        "modebar": {"bgcolor": "rgba(0,0,0,0)", "color": MUTED, "activecolor": ACCENT},
     }
-    figure.update_xaxes(**axis)
-    figure.update_yaxes(**axis)
-    figure.update_layout(**layout)
+    before = figure.layout.to_plotly_json()
+    axes = {"xaxis", "yaxis"} | {name for name in before if re.fullmatch(r"[xy]axis\d*", name)}
+    # Merged as plain data and set at once: plotly's own updates take fifteen times as long, and a report has hundreds.
+    figure.layout = _merged(_merged(_merged(before, style), dict.fromkeys(sorted(axes), _AXIS)), layout)
     return figure
+
+
+def _merged(first: Mapping[str, Any], second: Mapping[str, Any]) -> dict[str, Any]:
+    """``first`` with what ``second`` says otherwise, dictionaries within merged alike."""
+    both = {
+        name: _merged(first[name], value) for name, value in second.items() if isinstance(value, dict) and isinstance(first.get(name), dict)
+    }
+    return {**first, **second, **both}

@@ -29,7 +29,7 @@ from kdsearch.analysis.confirm import (
     identity,
     test_metric,
 )
-from kdsearch.analysis.eligible import search_choices
+from kdsearch.analysis.eligible import keeps_constraints, search_choices
 from kdsearch.errors import NothingEligible
 from kdsearch.record.run import Run
 from kdsearch.record.store import Store
@@ -178,11 +178,13 @@ def _report_jobs(
 
 
 def _baselines(study: Study, rows: Sequence[TrialRow], stratum: Stratum) -> list[Baseline]:
-    """Of each baseline its best configuration in the search's record, so that a tuned choice meets a tuned baseline."""
+    """Of each baseline its best configuration in the search's record that keeps the constraints: what may be chosen meets the best of
+    what else may be."""
     sign = 1 if study.objective.direction == "maximize" else -1
     values: dict[tuple[str, str], list[float]] = {}
     for row in rows:
-        if row.role == "baseline" and row.stratum == stratum.name and row.state == "COMPLETE" and row.baseline is not None:
+        finished = row.role == "baseline" and row.stratum == stratum.name and row.state == "COMPLETE"
+        if finished and row.baseline is not None and keeps_constraints(row, study):
             ours = [value for seed, value in row.values.items() if int(seed) < CHOICE_SEEDS]
             values.setdefault((row.baseline, identity(row.params)), []).extend(ours)
 

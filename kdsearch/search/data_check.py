@@ -9,8 +9,8 @@ from kdsearch.spec.recipe import Data, Recipe
 from kdsearch.spec.study import Study
 
 
-def check_data(study: Study) -> None:
-    """Open every data set that the study's recipes name; those that are already in memory cost nothing.
+def check_data(study: Study, *, test: bool = False) -> None:
+    """Open every data set that the study's recipes name; those that are already in memory cost nothing. ``test``: their test parts too.
 
     Raises:
         DataError: a data set is missing, incomplete, or holds a picture that cannot be decoded; names the folder or file.
@@ -21,7 +21,9 @@ def check_data(study: Study) -> None:
     from kdsearch.training.data import load  # loads torch, which a study on the embedded digits does not need here
 
     for data in sorted(wanted, key=repr):
-        load(data)
+        found = load(data)
+        if test:
+            found.test()
 
 
 def _samples(study: Study, count: int = 8) -> Iterator[Recipe]:

@@ -19,6 +19,7 @@ NUMERICS: dict[str, int] = {
     "data.cifar10": 1,
     "data.cifar100": 1,
     "data.imagefolder": 1,
+    "data.val_joined": 1,
     "augment.crop_flip": 1,
     "augment.crop": 1,
     "augment.shift": 1,
@@ -66,6 +67,8 @@ def _components(recipe: Recipe) -> Iterator[str]:
     yield "split"
     if not USER_CODE.fullmatch(recipe.data.name):
         yield f"data.{recipe.data.name}"
+    if recipe.data.name == "imagefolder" and recipe.data.on_everything:
+        yield "data.val_joined"
     yield from _architecture(recipe.model.architecture)
     if recipe.pretrained is not None:
         yield "pretrained"

@@ -46,7 +46,7 @@ class Data(Frozen):
     validation: Real = Field(
         0.1,
         description="Share of the training part held out, stratified by class, for validation. An imagefolder with val/ uses that instead. "
-        "0 trains on everything and needs evaluate_on: test.",
+        "0 trains on everything, val/ included, and needs evaluate_on: test.",
         ge=0,
         lt=1,
     )
@@ -72,6 +72,11 @@ class Data(Frozen):
         False, description="imagefolder: decode pictures while training (ImageNet) instead of once into memory. The teacher then runs live."
     )
     workers: Whole = Field(2, description="streamed: decoding processes.", ge=0, json_schema_extra=outside_key())
+
+    @property
+    def on_everything(self) -> bool:
+        """Whether validation images, those of an imagefolder's val/ too, are training images."""
+        return self.validation == 0 and self.evaluate_on == "test"
 
 
 class Model(Frozen):

@@ -309,6 +309,8 @@ class Study(Frozen):
         recipe = self.recipe_for(self.structure(stratum).assignment(), stratum, self.seeds[0])
         if recipe.data.evaluate_on == "test":
             found.append("the objective is measured on test data: the best value found is biased upwards; for repeating a paper only")
+        if len(self.objectives()) > 1:
+            found.append("two objectives: nothing is pruned, every trial runs to its end")
         if self.sampler.name == "gp" and self.pruner.name != "none":
             found.append("sampler gp does not learn from pruned trials; tpe does")
         if self.pruner.name == "hyperband" and recipe.optim.epochs < 27:

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import lru_cache
 from typing import Any
 
@@ -33,7 +33,8 @@ class Split:
     labels: Tensor
     """(N,) int64."""
     numbers: Tensor
-    """(N,) int64: each image's number in the original set, rising. Views and tables are indexed by it."""
+    """(N,) int64: each image's number in the original set (where val/ is trained on too, its pictures follow), rising. Views and tables
+    are indexed by it."""
 
     def __len__(self) -> int:
         return len(self.labels)
@@ -85,7 +86,8 @@ def load(data: Data) -> DataSet:
     """
     # Recipes that differ only in what changes neither the pictures nor their split share one copy in memory.
     workers = data.workers if data.streamed else 0
-    return _load(data.model_copy(update={"augment": "none", "evaluate_on": "validation", "workers": workers}))
+    measured = "test" if data.on_everything else "validation"
+    return _load(data.model_copy(update={"augment": "none", "evaluate_on": measured, "workers": workers}))
 
 
 @lru_cache(maxsize=8)
@@ -93,11 +95,13 @@ def _load(data: Data) -> DataSet:
     if data.streamed:
         return _streamed(data)
     source = _opened(data.name, data.root, data.image_size)
-    pictures = source.train
-    labels = torch.from_numpy(pictures.labels)
-    held_out, used = _parted(data, labels, has_validation=source.validation is not None)
-    validation = _whole(source.validation) if source.validation is not None else _chosen(pictures, held_out) if held_out.any() else None
+    pictures, own = source.train, source.validation
     mean, std = _moments(pictures.images)
+    if own is not None and data.on_everything:
+        pictures, own = _joined(pictures, own), None
+    labels = torch.from_numpy(pictures.labels)
+    held_out, used = _parted(data, labels, has_validation=own is not None)
+    validation = _whole(own) if own is not None else _chosen(pictures, held_out) if held_out.any() else None
     _, channels, height, width = pictures.images.shape
 
     @lru_cache(maxsize=1)
@@ -118,16 +122,19 @@ def _streamed(data: Data) -> DataSet:
         files, labels = files_of(data.root, name, data.image_size, data.workers, grey)
         return Split(files, labels, torch.arange(len(labels)))
 
-    whole = part("train")
-    assert isinstance(whole.images, Files)
-    held_out, used = _parted(data, whole.labels, has_validation="val" in folder.parts)
+    pictures, labels = files_of(data.root, "train", data.image_size, data.workers, grey)
+    mean, std = pictures.moments()
+    own = "val" in folder.parts and not data.on_everything
+    if "val" in folder.parts and data.on_everything:
+        more, more_labels = files_of(data.root, "val", data.image_size, data.workers, grey)
+        pictures, labels = replace(pictures, paths=pictures.paths + more.paths), torch.cat([labels, more_labels])
+    held_out, used = _parted(data, labels, has_validation=own)
     splits = []
     for which in (used, held_out):
         positions = torch.nonzero(which).flatten()
-        splits.append(Split(whole.images.chosen(positions), whole.labels[positions], positions))
-    validation = part("val") if "val" in folder.parts else splits[1] if len(splits[1]) else None
-    mean, std = whole.images.moments()
-    return DataSet(data, len(folder.classes), whole.images.shape, mean, std, splits[0], validation, lambda: part("test"))
+        splits.append(Split(pictures.chosen(positions), labels[positions], positions))
+    validation = part("val") if own else splits[1] if len(splits[1]) else None
+    return DataSet(data, len(folder.classes), pictures.shape, mean, std, splits[0], validation, lambda: part("test"))
 
 
 def _parted(data: Data, labels: Tensor, *, has_validation: bool) -> tuple[Tensor, Tensor]:
@@ -175,6 +182,10 @@ def _chosen(pictures: Pictures, which: Tensor) -> Split:
     positions = torch.nonzero(which).flatten()
     images = torch.from_numpy(np.ascontiguousarray(pictures.images[positions.numpy()]))
     return Split(images, torch.from_numpy(pictures.labels)[positions], positions)
+
+
+def _joined(first: Pictures, second: Pictures) -> Pictures:
+    return Pictures(np.concatenate([first.images, second.images]), np.concatenate([first.labels, second.labels]))
 
 
 def _whole(pictures: Pictures) -> Split:

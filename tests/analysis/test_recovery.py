@@ -6,6 +6,8 @@ import math
 
 import numpy as np
 import pytest
+from sklearn import inspection
+from sklearn.ensemble import RandomForestRegressor
 
 from kdsearch.analysis import surrogate
 from kdsearch.analysis.cells import cells
@@ -146,6 +148,31 @@ def test_the_h_statistic_is_near_0_for_additive_and_large_for_multiplicative_sur
     product = surrogate.interactions(_inputs((X[:, 0] - 0.5) * (X[:, 1] - 0.5) * 4 + noise, X), ["a", "b"], draws=3)
     assert additive["h"].iloc[0] < 0.1 and additive["high"].iloc[0] < 0.2
     assert product["h"].iloc[0] > 0.9 and product["low"].iloc[0] > 0.8
+
+
+def test_dependences_and_importances_are_scikit_learns() -> None:
+    rng = np.random.default_rng(2)
+    X = rng.uniform(0, 1, (60, 3))
+    y = 4 * X[:, 0] * X[:, 1] + X[:, 2]
+    data = _inputs(y + rng.normal(0, 0.05, 60), X)
+    model = surrogate.fit(surrogate.gaussian_process(data), data)
+    grids = [np.linspace(0.1, 0.9, 4), np.array([0.2, 0.5, 0.7])]
+    for features in ((0, 2), (1,)):
+        mine = surrogate.partial_dependence(model, X, grids[: len(features)], features)
+        custom = dict(zip(features, grids, strict=False))
+        theirs = inspection.partial_dependence(model, X, list(features), custom_values=custom, kind="average", method="brute")
+        assert np.allclose(mine, theirs["average"][0])
+    forest = RandomForestRegressor(30, random_state=0).fit(X, y)
+    theirs = inspection.permutation_importance(forest, X, y, n_repeats=100, random_state=0).importances_mean
+    assert np.allclose(surrogate.permutation_shares(forest, X, y, 1, 100), theirs / theirs.sum(), atol=0.02)
+
+
+def test_more_labels_without_order_than_grid_points_have_interactions() -> None:
+    rng = np.random.default_rng(3)
+    X = np.stack([rng.integers(0, 9, 90) / 8, rng.uniform(0, 1, 90)], axis=1)
+    effect = rng.permutation(9)[np.rint(8 * X[:, 0]).astype(int)] / 8
+    data = surrogate.Inputs(("a", "b"), X, (effect - 0.5) * (X[:, 1] - 0.5), None, np.array([True, False]), tuple(map(str, range(90))))
+    assert surrogate.interactions(data, ["a", "b"], draws=2)["h"].iloc[0] > 0.7
 
 
 def test_importances_find_the_strong_parameter_and_are_withheld_from_noise() -> None:

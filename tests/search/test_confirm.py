@@ -120,6 +120,31 @@ def test_the_choice_can_be_trained_on_everything(go: Go, confirm: Confirm, tmp_p
     assert recipe["distill"]["teachers"][0]["data"]["validation"] > 0
 
 
+SIZES = """
+name: sizes
+recipe:
+  data: {name: digits}
+  model: {architecture: resnet8, width: $size}
+  distill: {teachers: [{model: {architecture: resnet8}}], temperature: $temperature}
+  optim: {epochs: 2}
+space:
+  size: {choices: [1, 2]}
+  temperature: {choices: [4, 5]}
+baselines: {no_kd: {distill: null}}
+sampler: grid
+"""
+
+
+@pytest.mark.parametrize(("constraint", "size"), [("model_kib <= 10", 1), ("model_kib >= 20", 2)])
+def test_the_baseline_keeps_the_constraints_too(go: Go, tmp_path: Path, constraint: str, size: int) -> None:
+    override = f'constraints=["{constraint}"]'
+    go(override, text=SIZES)
+    study = make_study(tmp_path, SIZES, override)
+    confirm_study(study, Run(tmp_path / "run"), tmp_path / "run" / "store", OPTIONS, Progress, top=1, seeds=2)
+    rows = [row for row in read_trials(Run(tmp_path / "run")) if row.seeds and row.seeds[0] >= REPORT_SEEDS]
+    assert {(row.role, row.params["size"]) for row in rows} == {("confirm", size), ("baseline", size)}
+
+
 def test_nothing_to_confirm_is_exit_4(go: Go, confirm: Confirm) -> None:
     go("budget.trials=3")
     with pytest.raises(NothingEligible, match=r"model_kib <= 1 to confirm"):

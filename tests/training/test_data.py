@@ -112,6 +112,22 @@ def test_a_val_folder_is_used_as_it_is(pictures: Path) -> None:
         dataset.test()
 
 
+@pytest.mark.parametrize("more", [{}, {"streamed": True, "image_size": 8, "workers": 0}], ids=["in-memory", "streamed"])
+def test_a_val_folder_is_trained_on_as_well_where_everything_is(pictures: Path, more: dict[str, Any]) -> None:
+    shutil.copytree(pictures / "test", pictures / "val")
+    fields = {"name": "imagefolder", "root": str(pictures), "validation": 0, **more}
+    apart, together = load(Data(**fields)), load(Data(**fields, evaluate_on="test"))
+    assert (len(apart.train), len(apart.validation or []), together.validation) == (40, 12, None)
+    assert torch.equal(together.train.labels, torch.cat([apart.train.labels, apart.split("validation").labels]))
+    assert torch.equal(together.train.numbers, torch.arange(52))
+    assert (together.mean, together.std) == (apart.mean, apart.std)
+    shown = [
+        torch.cat(list(Views(d, d.split(s), "none", 0, "cpu").batches(0, torch.arange(len(d.split(s))), 9)))
+        for d, s in ((together, "train"), (apart, "train"), (apart, "validation"))
+    ]
+    assert torch.equal(shown[0], torch.cat(shown[1:]))
+
+
 def test_the_fingerprint_follows_content_and_not_place(pictures: Path, tmp_path: Path) -> None:
     before = fingerprint(_data(pictures))
     copy = tmp_path / "elsewhere"

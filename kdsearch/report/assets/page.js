@@ -16,7 +16,15 @@
     return JSON.parse(text);
   }
 
+  function startLibrary() {
+    if (window.Plotly) return;
+    const script = document.createElement("script");
+    script.textContent = document.getElementById("library").textContent;
+    document.head.appendChild(script);
+  }
+
   function draw(plot) {
+    startLibrary();
     const spec = specification(plot);
     const config = { responsive: true, displayModeBar: false };
     spec.layout.hoverlabel = Object.assign({}, spec.layout.hoverlabel, isDark() ? { bgcolor: "#2a2f37", bordercolor: "#596270", font: { color: "#e8eaed", size: 12 } }

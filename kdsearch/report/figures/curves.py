@@ -13,6 +13,8 @@ from kdsearch.report.style import ACCENT, INK, PRUNED, Words, base, faint, plain
 
 DRAWN_AT_MOST = 150
 """Single curves drawn per kind; the table holds all of them."""
+ENOUGH = 20
+"""Values from which the axis leaves out the lowest 2%."""
 
 
 def curves_table(frame: StudyFrame) -> pd.DataFrame:
@@ -72,7 +74,7 @@ def _spaghetti(figure: go.Figure, curves: pd.DataFrame, colour: str, name: str) 
 def _robust(values: pd.Series) -> list[float] | None:
     """Axis range that a few diverged curves cannot squeeze: 2nd percentile to the largest, with a margin."""
     finite = values[np.isfinite(values.astype(float))]
-    if len(finite) < 20:
+    if len(finite) < ENOUGH:
         return None
     low, high = float(finite.quantile(0.02)), float(finite.max())
     pad = 0.05 * (high - low)

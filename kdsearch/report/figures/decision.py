@@ -36,14 +36,16 @@ def draw_decision(found: Candidates, words: Words) -> go.Figure:
     col = 2 if costly else 1
     places = list(range(len(ranked)))
     hover = [_hover(r, words) for r in _records(ranked)]
+    known = bool(ranked["half"].notna().any())
     error = {
         "type": "data",
         "array": [0 if not math.isfinite(h) else h for h in ranked["half"]],
         "thickness": 1.6,
         "width": 4,
         "color": MUTED,
+        "visible": known,
     }
-    colours = [ACCENT if tied else faint(MUTED, 0.7) for tied in ranked["tied"]]
+    colours = [ACCENT if tied or not known else faint(MUTED, 0.7) for tied in ranked["tied"]]
     dots = go.Scatter(x=ranked["mean"], y=places, mode="markers", error_x=error, marker={"size": 9, "color": colours}, showlegend=False)
     figure.add_trace(dots.update(hovertext=hover, hoverinfo="text"), row=1, col=col)
     height = max(400, 34 * len(ranked) + 110)
@@ -97,7 +99,8 @@ def _costs(figure: go.Figure, found: Candidates, words: Words) -> None:
         go.Scatter(x=front["cost"], y=front["mean"], mode="lines", line=line, name="Pareto front", hoverinfo="skip"), row=1, col=1
     )
     for tied, name, colour in ((False, "told apart from the best", faint("#6b7280", 0.55)), (True, "not told apart from the best", ACCENT)):
-        mine = table[table["tied"] == tied]
+        mine = table[table["tied"] == tied] if found.can_tell else table[:0] if tied else table
+        colour = colour if found.can_tell else ACCENT
         if len(mine):
             hover = [_hover(r, words) for r in _records(mine)]
             marker = {"size": 8, "color": colour}

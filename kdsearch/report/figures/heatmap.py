@@ -251,11 +251,11 @@ def _marks(cells: Cells) -> list[go.Scatter]:
     corner = {"mode": "markers", "hoverinfo": "skip", "showlegend": False}
     few = table[(table["n"] > 0) & (table["n"] < FEW)]
     if len(few):
-        marker = {"symbol": "triangle-up-open", "size": 9, "color": MARK, "line": {"width": 1.4}}
+        marker = {"symbol": "triangle-up", "size": 8, "color": "#ffffff", "line": {"width": 1.4, "color": MARK}}
         traces.append(go.Scatter(x=few["xi"] + 0.41, y=few["yi"] + 0.34, marker=marker, name="few", **corner))
     cut = table[table["pruned"] > 0]
     if len(cut):
-        marker = {"symbol": "x-thin", "size": 8, "color": PRUNED, "line": {"width": 2, "color": PRUNED}}
+        marker = {"symbol": "x", "size": 8, "color": PRUNED, "line": {"width": 1, "color": "#ffffff"}}
         traces.append(go.Scatter(x=cut["xi"] - 0.41, y=cut["yi"] + 0.34, marker=marker, name="pruned", **corner))
     lost = table[table["failed"] > 0]
     if len(lost):
@@ -268,7 +268,7 @@ def _outlines(chosen: pd.DataFrame) -> tuple[list[float | None], list[float | No
     x: list[float | None] = []
     y: list[float | None] = []
     for xi, yi in zip(chosen["xi"], chosen["yi"], strict=True):
-        left, right, low, high = xi - 0.46, xi + 0.46, yi - 0.45, yi + 0.45
+        left, right, low, high = xi - 0.44, xi + 0.44, yi - 0.44, yi + 0.44
         x += [left, right, right, left, left, None]
         y += [low, low, high, high, low, None]
     return x, y
@@ -288,9 +288,9 @@ def _legend(figure: go.Figure, cells: Cells) -> bool:
         (
             bool(table["n"].between(1, FEW - 1).any()),
             f"n < {FEW}",
-            {"symbol": "triangle-up-open", "size": 9, "color": INK, "line": {"width": 1.4}},
+            {"symbol": "triangle-up", "size": 8, "color": "#ffffff", "line": {"width": 1.4, "color": MARK}},
         ),
-        (bool((table["pruned"] > 0).any()), "pruned trials", {"symbol": "x-thin", "size": 8, "line": {"width": 2, "color": PRUNED}}),
+        (bool((table["pruned"] > 0).any()), "pruned trials", {"symbol": "x", "size": 8, "color": PRUNED, "line": {"width": 0}}),
         (bool((table["failed"] > 0).any()), "failed trials", {"symbol": "circle", "size": 8, "color": "#b23a48"}),
     ]
     shown = False
