@@ -18,7 +18,7 @@ import shutil
 import tempfile
 import time
 import uuid
-from collections.abc import Callable
+from collections.abc import Callable, Collection, Mapping
 from pathlib import Path
 from types import TracebackType
 from typing import TYPE_CHECKING, Any
@@ -48,6 +48,8 @@ from ray.tune.schedulers import FIFOScheduler, TrialScheduler  # noqa: E402
 from ray.tune.search import Searcher  # noqa: E402
 
 from kdsearch.errors import StoreError  # noqa: E402
+from kdsearch.record.store import Store  # noqa: E402
+from kdsearch.search.depot import Depot, open_depot  # noqa: E402
 from kdsearch.search.ledger import Assignment, Ledger  # noqa: E402
 from kdsearch.search.prerequisites import Prerequisite, Tally  # noqa: E402
 from kdsearch.search.progress import Progress  # noqa: E402
@@ -56,6 +58,7 @@ from kdsearch.search.work import Event, Work, Worker, session_factory  # noqa: E
 
 if TYPE_CHECKING:
     from kdsearch.search.options import RunOptions
+    from kdsearch.spec.recipe import Data
     from kdsearch.spec.study import Study
 
 _EVENT = "event"
@@ -204,6 +207,7 @@ class RayBackend:
         self._own = False
         self._joined_room = (0.0, 0)
         self._folder: str | None = None
+        self._depot: Any = None
 
     def __enter__(self) -> RayBackend:
         cpu, gpu = float(self._resources.cpu), float(self._resources.gpu)
@@ -235,10 +239,17 @@ class RayBackend:
 
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
         with contextlib.suppress(Exception):
+            if self._depot is not None:
+                ray.kill(self._depot)
             if self._own:
                 ray.shutdown()
         if self._folder is not None:
             shutil.rmtree(self._folder, ignore_errors=True)
+
+    def open_depot(self, store: Store, wanted: Collection[Data]) -> Depot:
+        """Have ``store`` back those of the nodes, and ``wanted`` be lent to them, until the end of the ``with``."""
+        where, self._depot = open_depot(store, wanted)
+        return where
 
     def room(self) -> int:
         """Trials at a time: as many as were asked for, else as there is room for; a cluster's room is looked at again and again."""
@@ -247,13 +258,14 @@ class RayBackend:
         looked, room = self._joined_room
         now = time.monotonic()
         if not room or (self._options.address is not None and now - looked > 5):
-            there = ray.cluster_resources()
-            room = int(there.get("CPU", 0) / self._cpu + 1e-9)
-            if self._gpu:
-                room = min(room, int(there.get("GPU", 0) / self._gpu + 1e-9))
-            room = max(room, 1)
+            room = max(1, sum(self._fitting(node["Resources"]) for node in ray.nodes() if node["Alive"]))
             self._joined_room = (now, room)
         return room
+
+    def _fitting(self, there: Mapping[str, float]) -> int:
+        """Trials that fit on a node; what several nodes have left over between them is room for none."""
+        room = int(there.get("CPU", 0) / self._cpu + 1e-9)
+        return min(room, int(there.get("GPU", 0) / self._gpu + 1e-9)) if self._gpu else room
 
     def run_prerequisites(self, wanted: list[Prerequisite], work_of: Callable[[Prerequisite], Work], tally: Tally) -> None:
         """Train them as Ray tasks, as many at once as there is room for, each after those it needs."""

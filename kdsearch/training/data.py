@@ -17,6 +17,7 @@ from torch import Tensor
 
 from kdsearch.errors import DataError
 from kdsearch.spec.recipe import Data
+from kdsearch.training import lent
 from kdsearch.training.imagefolder import is_grey, listed
 from kdsearch.training.pictures import Pictures, Source
 from kdsearch.training.sources import open_source, source_fingerprint
@@ -92,7 +93,7 @@ def load(data: Data) -> DataSet:
 def _load(data: Data) -> DataSet:
     if data.streamed:
         return _streamed(data)
-    source = _opened(data.name, data.root, data.image_size)
+    source = opened(data)
     pictures = source.train
     labels = torch.from_numpy(pictures.labels)
     held_out, used = _parted(data, labels, has_validation=source.validation is not None)
@@ -111,7 +112,12 @@ def _streamed(data: Data) -> DataSet:
     """A folder whose pictures are decoded while training."""
     if data.name != "imagefolder":
         raise DataError(f"{data.name}: only an imagefolder can be streamed; leave data.streamed out")
-    folder = listed(data.root)
+    try:
+        folder = listed(data.root)
+    except DataError as error:
+        if not lent.borrows():
+            raise
+        raise DataError(f"{error}; pictures that are streamed do not travel: each node needs them at this path") from None
     grey = is_grey(folder)
 
     def part(name: str) -> Split:
@@ -148,6 +154,11 @@ def _parted(data: Data, labels: Tensor, *, has_validation: bool) -> tuple[Tensor
 @lru_cache(maxsize=4)
 def _opened(name: str, root: str | None, image_size: int | None) -> Source:
     return open_source(name, root, image_size)
+
+
+def opened(data: Data) -> Source:
+    """The data set before it is split; one that is not streamed."""
+    return _opened(data.name, data.root, data.image_size)
 
 
 def fingerprint(data: Data) -> str:
