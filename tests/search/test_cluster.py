@@ -1,0 +1,131 @@
+"""A cluster of nodes with stores of their own, on one machine: nodes die and join in the middle of a study; Ray starts once."""
+
+from __future__ import annotations
+
+import os
+import time
+from collections import Counter
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from kdsearch.record.run import Run
+from kdsearch.record.store import Store
+from kdsearch.record.trials import TrialRow, read_trials
+from kdsearch.search import ray_backend
+from kdsearch.search.engine import Outcome, run_study
+from kdsearch.search.ledger import Ledger
+from kdsearch.search.options import RunOptions
+from kdsearch.search.progress import Progress
+from tests.search.conftest import REPOSITORY, STUDY, make_study, states
+from tests.search.drive import SESSION
+from tests.search.tabulated import trained
+
+pytestmark = pytest.mark.slow
+LOOPBACK = "127.0.0.2"
+"""Ray takes 127.0.0.1 in the address of a cluster for the machine's address on the network."""
+
+DEATH = {"health_check_initial_delay_ms": 500, "health_check_period_ms": 500, "health_check_failure_threshold": 4}
+"""A node that does not answer for two seconds is dead."""
+
+
+class Nodes:
+    """The driver's node, which trains nothing, and workers that come and go; each has a store in a folder of its own."""
+
+    def __init__(self, folder: Path) -> None:
+        from ray.cluster_utils import Cluster
+
+        self.folder = folder
+        self.cluster = Cluster(initialize_head=True, head_node_args=self._as("driver", 0) | {"_system_config": DEATH})
+        self.workers: dict[str, Any] = {}
+
+    def _as(self, name: str, cpus: int) -> dict[str, Any]:
+        environment = {"KDSEARCH_STORE": str(self.folder / name), "PYTHONPATH": str(REPOSITORY), "TABULATED_SECONDS": "0.1"}
+        return {"num_cpus": cpus, "env_vars": environment, "include_dashboard": False, "node_ip_address": LOOPBACK}
+
+    def join(self, name: str) -> None:
+        self.workers[name] = self.cluster.add_node(wait=True, **self._as(name, 1))
+
+    def die(self, name: str) -> None:
+        self.cluster.remove_node(self.workers.pop(name), allow_graceful=False)
+
+    def worked(self) -> dict[str, list[tuple[str, int, int, str]]]:
+        """What each node has trained."""
+        return {folder.name: trained(folder) for folder in sorted(self.folder.iterdir())}
+
+
+@pytest.fixture(scope="module")
+def nodes(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Nodes]:
+    ray = ray_backend.ray
+    made = Nodes(tmp_path_factory.mktemp("nodes"))
+    ray.init(
+        address=made.cluster.address, _node_ip_address=LOOPBACK, runtime_env={"env_vars": ray_backend._ENVIRONMENT}, log_to_driver=False
+    )
+    yield made
+    ray.shutdown()
+    made.cluster.shutdown()
+
+
+class _When(Progress):
+    """Does something once, in the middle of the study."""
+
+    def __init__(self, ready: Callable[[Ledger], bool], do: Callable[[], None]) -> None:
+        super().__init__()
+        self._ready, self._do = ready, do
+        self.notes: list[str] = []
+        self.done: float | None = None
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return Progress, ()  # Ray Tune writes down what it is given
+
+    def note(self, text: str) -> None:
+        self.notes.append(text)
+
+    def update(self, ledger: Ledger) -> None:
+        if self.done is None and self._ready(ledger):
+            self.done = time.monotonic()
+            self._do()
+
+
+def _run(nodes: Nodes, out: Path, progress: Progress, *overrides: str, text: str = STUDY) -> tuple[Outcome, list[TrialRow]]:
+    study = make_study(out.parent, text, *overrides)
+    options = RunOptions(address="auto", shared=False, session=SESSION)
+    outcome = run_study(study, Run(out).create(study), Store(nodes.folder / "driver"), options, progress)
+    return outcome, read_trials(Run(out))
+
+
+def test_a_study_outlives_one_of_three_nodes_and_uses_one_that_joins(nodes: Nodes, tmp_path: Path) -> None:
+    for name in ("a", "b", "c"):
+        nodes.join(name)
+
+    def change() -> None:
+        nodes.die("b")
+        nodes.join("d")
+
+    def halfway(ledger: Ledger) -> bool:
+        busy = {key for key, epoch, _, kind in trained(nodes.folder / "b") if kind == "student" and epoch in (2, 3)}
+        return bool(busy) and sum(book.counts.done for book in ledger.searches) >= 4
+
+    progress = _When(halfway, change)
+    outcome, rows = _run(nodes, tmp_path / "run", progress, "budget.trials=16", "pruner=none")
+    assert progress.done is not None
+    assert outcome.exit_code == 0
+    for stratum in ("weights=1", "weights=2"):
+        count = states([row for row in rows if row.stratum == stratum])
+        assert count == {"COMPLETE": 16}
+    assert any("it goes on in another" in note for note in progress.notes)
+    worked = nodes.worked()
+    assert not worked["driver"]
+    assert {name for name, work in worked.items() if work} == {"a", "b", "c", "d"}
+    # Teachers and the pre-trained student: each epoch of each once, over all nodes together.
+    shared = Counter((key, epoch) for work in worked.values() for key, epoch, _, kind in work if kind == "other")
+    assert set(shared.values()) == {1}
+    # What the dead node was at, and nothing else, is trained again.
+    again = Counter((key, epoch) for work in worked.values() for key, epoch, _, kind in work if kind == "student")
+    assert {key for (key, _), times in again.items() if times > 1} <= {key for key, _, _, _ in worked["b"]}
+    assert len({key for (key, _), times in again.items() if times > 1}) <= 1
+    # And all of it is in the driver's store.
+    driver = Store(nodes.folder / "driver")
+    assert all(driver.has(key) for row in rows for key in row.keys.values())
