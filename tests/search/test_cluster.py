@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
-import os
+import itertools
 import time
 from collections import Counter
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
+from PIL import Image
 
 from kdsearch.record.run import Run
 from kdsearch.record.store import Store
@@ -19,6 +21,8 @@ from kdsearch.search.engine import Outcome, run_study
 from kdsearch.search.ledger import Ledger
 from kdsearch.search.options import RunOptions
 from kdsearch.search.progress import Progress
+from kdsearch.search.work import DEFAULT_SESSION
+from kdsearch.training.keys import key_of
 from tests.search.conftest import REPOSITORY, STUDY, make_study, states
 from tests.search.drive import SESSION
 from tests.search.tabulated import trained
@@ -43,6 +47,7 @@ class Nodes:
 
     def _as(self, name: str, cpus: int) -> dict[str, Any]:
         environment = {"KDSEARCH_STORE": str(self.folder / name), "PYTHONPATH": str(REPOSITORY), "TABULATED_SECONDS": "0.1"}
+        environment["HOME"] = str(self.folder / f"home-{name}")
         return {"num_cpus": cpus, "env_vars": environment, "include_dashboard": False, "node_ip_address": LOOPBACK}
 
     def join(self, name: str) -> None:
@@ -53,7 +58,7 @@ class Nodes:
 
     def worked(self) -> dict[str, list[tuple[str, int, int, str]]]:
         """What each node has trained."""
-        return {folder.name: trained(folder) for folder in sorted(self.folder.iterdir())}
+        return {name: trained(self.folder / name) for name in "abcd"} | {"driver": trained(self.folder / "driver")}
 
 
 @pytest.fixture(scope="module")
@@ -89,9 +94,11 @@ class _When(Progress):
             self._do()
 
 
-def _run(nodes: Nodes, out: Path, progress: Progress, *overrides: str, text: str = STUDY) -> tuple[Outcome, list[TrialRow]]:
+def _run(
+    nodes: Nodes, out: Path, progress: Progress, *overrides: str, text: str = STUDY, session: str = SESSION
+) -> tuple[Outcome, list[TrialRow]]:
     study = make_study(out.parent, text, *overrides)
-    options = RunOptions(address="auto", shared=False, session=SESSION)
+    options = RunOptions(address="auto", shared=False, session=session)
     outcome = run_study(study, Run(out).create(study), Store(nodes.folder / "driver"), options, progress)
     return outcome, read_trials(Run(out))
 
@@ -129,3 +136,41 @@ def test_a_study_outlives_one_of_three_nodes_and_uses_one_that_joins(nodes: Node
     # And all of it is in the driver's store.
     driver = Store(nodes.folder / "driver")
     assert all(driver.has(key) for row in rows for key in row.keys.values())
+
+
+PICTURES = """
+name: pictures
+recipe:
+  data: {name: imagefolder, root: ~/pictures, validation: 0.25}
+  model: {architecture: resnet8, width: 0.25}
+  precision: {weights: {quantizer: shin, bits: 2}}
+  distill: {teachers: [{model: {architecture: resnet8, width: 0.25}}], temperature: $temperature}
+  optim: {epochs: 2, batch_size: 8}
+space:
+  temperature: {choices: [1, 4]}
+sampler: grid
+"""
+
+
+def test_pictures_that_only_the_driver_s_machine_has_reach_the_nodes(nodes: Nodes, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    home = nodes.folder / "home-driver"
+    monkeypatch.setenv("HOME", str(home))
+    draw = np.random.default_rng(0)
+    for part, label, number in itertools.product(("train", "test"), ("ant", "bee"), range(12)):
+        file = home / "pictures" / part / label / f"{number}.png"
+        file.parent.mkdir(parents=True, exist_ok=True)
+        Image.fromarray(draw.integers(0, 256, (8, 8, 3), dtype=np.uint8)).save(file)
+    if not nodes.workers:
+        nodes.join("a")
+    outcome, rows = _run(nodes, tmp_path / "run", Progress(), text=PICTURES, session=DEFAULT_SESSION)
+    assert [row.reason for row in rows] == [None, None]
+    assert outcome.exit_code == 0
+    study = make_study(tmp_path, PICTURES)
+    driver = Store(nodes.folder / "driver")
+    for row in rows:
+        recipe = study.recipe_for(row.params, study.strata_list()[0], 0)
+        assert row.keys["0"] == key_of(recipe)  # the node sees the same data as this machine
+        assert all(driver.has(key_of(one)) for one in (recipe, *recipe.children().values()))
+    lent = [path for name in nodes.workers for path in (nodes.folder / name / "blobs" / "data").glob("*-train-images")]
+    assert lent
+    assert not list((driver.root / "blobs").glob("data/*"))
