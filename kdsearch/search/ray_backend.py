@@ -244,6 +244,11 @@ class RayBackend:
             if self._options.address is not None:
                 try:
                     ray.init(address=self._options.address, runtime_env={"env_vars": _ENVIRONMENT}, **quiet)
+                except ray.exceptions.AuthenticationError:
+                    raise StoreError(
+                        f"the Ray cluster at {self._options.address!r} wants its token: set RAY_AUTH_MODE=token, and RAY_AUTH_TOKEN "
+                        "(or ~/.ray/auth_token) to what its nodes have"
+                    ) from None
                 except (ConnectionError, RuntimeError, ValueError) as error:
                     raise StoreError(f"no Ray cluster at {self._options.address!r}: {error}") from None
             else:
