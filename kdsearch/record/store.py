@@ -157,7 +157,7 @@ class Store:
         Fetches it where only the upstream has it. Raises :class:`StoreError` where that cannot be asked.
         """
         if self._intact(key):
-            self._share(key)
+            self.share(key)
             return True
         content = self.upstream.fetch(f"entries/{key}") if self.upstream is not None else None
         if content is None or not self.accept(key, content):
@@ -172,10 +172,9 @@ class Store:
             self._file(key, files)
         return files is not None
 
-    def send_unsent(self) -> None:
-        """Offer the upstream what it did not get when it was made."""
-        for marker in _listed(self.root / "unsent"):
-            self._send(marker.name)
+    def send_unsent(self) -> int:
+        """Offer the upstream what it did not get when it was made; returns how many entries it still lacks."""
+        return sum(not self._send(marker.name) for marker in _listed(self.root / "unsent"))
 
     def _intact(self, key: str) -> bool:
         folder = self._folder(key)
@@ -196,7 +195,7 @@ class Store:
         self._verified[key] = state
         return True
 
-    def _share(self, key: str) -> None:
+    def share(self, key: str) -> None:
         """See to it, once per process, that the upstream has an entry that is here."""
         if self.upstream is None or key in self._shared:
             return

@@ -66,8 +66,10 @@ class Served:
     def offer(self, name: str, content: bytes) -> None:
         """See :class:`Upstream`. An entry that arrives damaged is an error; a checkpoint or a table is passed over."""
         kind, _, rest = name.partition("/")
-        if kind == "entries" and not self.store.accept(rest, content):
-            raise StoreError(f"{name}: arrived damaged")
+        if kind == "entries":
+            if not self.store.accept(rest, content):
+                raise StoreError(f"{name}: arrived damaged")
+            self.store.share(rest)
         if kind == "checkpoints" and (found := checkpoint_of(content)) is not None:
             self.store.save_checkpoint(rest, *found)
         if kind == "blobs" and (table := unsealed(content)) is not None:

@@ -91,6 +91,8 @@ def run_study(
             raise
         if ledger is not None:
             ledger.interrupt()
+        if store.upstream is not None and (unsent := store.send_unsent()):
+            progress.note(f"{unsent} finished networks lie in {store.root} only; running again sends them on")
         progress.stop(ledger)
     if code == 0 and ledger is not None:
         reason = ledger.halted

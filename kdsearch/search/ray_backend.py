@@ -227,7 +227,7 @@ class RayBackend:
     """Ray for the time of a ``with``: started or joined, and left in the end with nothing of it running."""
 
     def __init__(self, study: Study, options: RunOptions, stop: Stop) -> None:
-        self._resources = study.resources
+        self._cpu, self._gpu = float(study.resources.cpu), float(study.resources.gpu)
         self._retries = study.retries
         self._options, self._stop = options, stop
         self._own = False
@@ -237,7 +237,7 @@ class RayBackend:
         self._depot: Any = None
 
     def __enter__(self) -> RayBackend:
-        cpu, gpu = float(self._resources.cpu), float(self._resources.gpu)
+        cpu, gpu = self._cpu, self._gpu
         if not ray.is_initialized():
             self._own = True
             quiet = {"log_to_driver": False, "configure_logging": True, "logging_level": "ERROR"}
@@ -259,7 +259,6 @@ class RayBackend:
         # Ray sets its own handler for SIGTERM when it starts.
         self._stop.install()
         self._stop.check()
-        self._gpu, self._cpu = gpu, cpu
         if gpu and ray.cluster_resources().get("GPU", 0) < gpu:
             raise StoreError(
                 f"resources.gpu is {gpu:g}, but Ray sees no such GPU here; set resources.gpu to 0, or join a cluster that has one"

@@ -53,6 +53,12 @@ def test_what_one_node_finished_is_found_by_another_and_lies_in_the_middle(node:
     assert not node("b").has(OTHER)
 
 
+def test_what_a_node_finished_goes_on_through_the_middle_to_what_is_behind_it(tmp_path: Path) -> None:
+    far = f"memory://{tmp_path.name}"
+    _write(Store(tmp_path / "a", upstream=Served(Store(tmp_path / "middle", upstream=FolderByUri(far)))))
+    assert Store(tmp_path / "b", upstream=Served(Store(tmp_path / "other", upstream=FolderByUri(far)))).has(KEY)
+
+
 def test_what_a_node_had_before_goes_to_the_middle_when_it_is_asked_for(node: Callable[[str], Store], middle: Breakable) -> None:
     _write(Store(node("a").root))
     assert not middle.store.has(KEY)

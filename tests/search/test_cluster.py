@@ -13,6 +13,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from kdsearch.record.remote import FolderByUri
 from kdsearch.record.run import Run
 from kdsearch.record.store import Store
 from kdsearch.record.trials import TrialRow, read_trials
@@ -23,7 +24,7 @@ from kdsearch.search.options import RunOptions
 from kdsearch.search.progress import Progress
 from kdsearch.search.work import DEFAULT_SESSION
 from kdsearch.training.keys import key_of
-from tests.search.conftest import REPOSITORY, STUDY, make_study, states
+from tests.search.conftest import GRID, REPOSITORY, STUDY, make_study, states
 from tests.search.drive import SESSION
 from tests.search.tabulated import trained
 
@@ -50,15 +51,15 @@ class Nodes:
         environment["HOME"] = str(self.folder / f"home-{name}")
         return {"num_cpus": cpus, "env_vars": environment, "include_dashboard": False, "node_ip_address": LOOPBACK}
 
-    def join(self, name: str) -> None:
-        self.workers[name] = self.cluster.add_node(wait=True, **self._as(name, 1))
+    def join(self, name: str, cpus: int = 1, **more: Any) -> None:
+        self.workers[name] = self.cluster.add_node(wait=True, **self._as(name, cpus), **more)
 
     def die(self, name: str) -> None:
         self.cluster.remove_node(self.workers.pop(name), allow_graceful=False)
 
     def worked(self) -> dict[str, list[tuple[str, int, int, str]]]:
         """What each node has trained."""
-        return {name: trained(self.folder / name) for name in "abcd"} | {"driver": trained(self.folder / "driver")}
+        return {name: trained(self.folder / name) for name in ("driver", *"abcdg")}
 
 
 @pytest.fixture(scope="module")
@@ -174,3 +175,34 @@ def test_pictures_that_only_the_driver_s_machine_has_reach_the_nodes(nodes: Node
     lent = [path for name in nodes.workers for path in (nodes.folder / name / "blobs" / "data").glob("*-train-images")]
     assert lent
     assert not list((driver.root / "blobs").glob("data/*"))
+
+
+class _Gpus(Progress):
+    """How much of the cluster's GPUs was in use at most."""
+
+    used = 0.0
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return Progress, ()
+
+    def update(self, ledger: Ledger) -> None:
+        self.used = max(self.used, 1 - ray_backend.ray.available_resources().get("GPU", 0))
+
+
+def test_a_quarter_of_a_gpu_for_each_trial_lets_four_share_it_and_a_uri_gets_what_they_make(nodes: Nodes, tmp_path: Path) -> None:
+    nodes.join("g", cpus=8, num_gpus=1)
+    far = f"file://{tmp_path}/far"
+    before = {name: len(work) for name, work in nodes.worked().items()}
+    study = make_study(tmp_path, GRID, "resources.gpu=0.25", "recipe.optim.epochs=8")
+    store = Store(nodes.folder / "driver", upstream=FolderByUri(far))
+    gpus = _Gpus()
+    outcome = run_study(study, Run(tmp_path / "run").create(study), store, RunOptions(address="auto", shared=False, session=SESSION), gpus)
+    assert outcome.exit_code == 0
+    assert gpus.used == 1.0
+    worked = nodes.worked()
+    assert {name for name, work in worked.items() if len(work) > before[name]} == {"g"}
+    assert len({pid for _, _, pid, kind in worked["g"] if kind == "student"}) == 4
+    anywhere = Store(tmp_path / "anywhere", upstream=FolderByUri(far))
+    rows = read_trials(Run(tmp_path / "run"))
+    assert len(rows) == 14
+    assert all(anywhere.has(key) for row in rows for key in row.keys.values())
