@@ -28,8 +28,10 @@ if TYPE_CHECKING:
     from kdsearch.analysis.select import Selected
     from kdsearch.export.bundle import Exported
     from kdsearch.record.run import Run
+    from kdsearch.record.store import Store
     from kdsearch.record.trials import TrialRow
     from kdsearch.search.engine import Outcome
+    from kdsearch.search.options import RunOptions
     from kdsearch.spec.plan import Plan
 
 
@@ -40,7 +42,8 @@ class Study:
         source: a YAML file, a bundled study's name, or a run's folder.
         overrides: ``path=value`` texts, as of ``--set``.
         output: folder that holds runs; the study's own is ``<output>/<name>``. Ignored when ``source`` is a run's folder.
-        store: folder of trained networks, shared by studies; default: see :meth:`kdsearch.record.store.Store.default`.
+        store: folder of trained networks, shared by studies (and by the nodes of a cluster), or a URI that backs the default folder;
+            default: see :func:`kdsearch.record.remote.open_store`.
         storage: URL of a database in place of the run's journal file.
         allow_code: whether the study may name code of yours as ``package.module:function``.
         smoke: scale the study down until it ends in seconds, see :func:`kdsearch.spec.smoke.smoke`.
@@ -96,30 +99,42 @@ class Study:
 
         Args:
             workers: trials at a time; default: as many as the resources allow.
-            address: a Ray cluster to join; default: Ray on this machine.
+            address: a Ray cluster to join; default: Ray on this machine. Unless the study's ``store`` names a folder, each node then
+                keeps its own, and what trials need and make travels.
             inline: run trials in this process, one after another, without Ray.
             quiet: no progress on standard error.
             on_event: called with a line of text at each notable event.
         """
         from kdsearch.search.data_check import check_data
         from kdsearch.search.engine import run_study
-        from kdsearch.search.options import RunOptions
         from kdsearch.search.progress import progress_for
 
         if address is None:  # a cluster's nodes may have data that this machine lacks
             check_data(self.spec)
-        options = RunOptions(workers=workers, address=address, inline=inline)
+        options = self._options(workers, address, inline)
         run = self._run.create(self.spec)
-        outcome = run_study(self.spec, run, self.store_root, options, progress_for(self.spec, quiet=quiet, on_event=on_event))
+        outcome = run_study(self.spec, run, self.store, options, progress_for(self.spec, quiet=quiet, on_event=on_event))
         self.hand_over()
         return outcome
+
+    @cached_property
+    def store(self) -> Store:
+        """Trained networks, and what backs them."""
+        from kdsearch.record.remote import open_store
+
+        return open_store(self._store)
 
     @property
     def store_root(self) -> Path:
         """Folder of trained networks."""
-        from kdsearch.record.store import Store
+        return self.store.root
 
-        return Path(self._store) if self._store is not None else Store.default().root
+    def _options(self, workers: int | None, address: str | None, inline: bool) -> RunOptions:
+        from kdsearch.record.remote import is_uri
+        from kdsearch.search.options import RunOptions
+
+        named = self._store is not None and not is_uri(self._store)
+        return RunOptions(workers=workers, address=address, shared=named or inline or address is None, inline=inline)
 
     def trials(self) -> list[TrialRow]:
         """Every trial of the run, baselines and confirmations included.
@@ -171,7 +186,7 @@ class Study:
         rows = self.trials()
         if not any(row.state == "COMPLETE" for row in rows):
             return []
-        return [self.report(), *write_best(self.spec, self._run, self.store_root, rows)]
+        return [self.report(), *write_best(self.spec, self._run, self.store, rows)]
 
     def confirm(
         self,
@@ -196,17 +211,16 @@ class Study:
         """
         from kdsearch.search.confirm import confirm_study
         from kdsearch.search.data_check import check_data
-        from kdsearch.search.options import RunOptions
         from kdsearch.search.progress import progress_for
 
         self.trials()
         if address is None:
             check_data(self.spec, test=True)
-        options = RunOptions(workers=workers, address=address, inline=inline)
+        options = self._options(workers, address, inline)
         done = confirm_study(
             self.spec,
             self._run,
-            self.store_root,
+            self.store,
             options,
             lambda: progress_for(self.spec, quiet=quiet, on_event=on_event),
             top=top,
@@ -220,4 +234,4 @@ class Study:
         """Write the best configurations as models into ``out``; options as of :func:`kdsearch.export.bundle.export_study`."""
         from kdsearch.export.bundle import export_study
 
-        return export_study(self.spec, self.trials(), self.store_root, out, **options)
+        return export_study(self.spec, self.trials(), self.store, out, **options)

@@ -48,7 +48,11 @@ Sets = Annotated[
 Output = Annotated[Path, typer.Option(help="Folder that holds runs; a study's own is OUTPUT/NAME.")]
 StoreOpt = Annotated[
     str | None,
-    typer.Option("--store", envvar="KDSEARCH_STORE", help="Folder of trained networks, shared by studies. Default: the user's cache."),
+    typer.Option(
+        "--store",
+        help="Folder of trained networks, shared by studies and by a cluster's nodes; or a URI (s3://...) that backs the default. "
+        "Default: KDSEARCH_STORE, else the user's cache; of each node, on a cluster.",
+    ),
 ]
 StorageOpt = Annotated[
     str | None,
@@ -469,11 +473,11 @@ def train(
 
     parsed, provenance = load_recipe(recipe, sets or (), allow_code=allow_code)
 
-    from kdsearch.record.store import Store
+    from kdsearch.record.remote import open_store
     from kdsearch.training.evaluate import evaluate
     from kdsearch.training.train import train as train_recipe
 
-    where = Store(Path(store) if store else Store.default().root)
+    where = open_store(store)
     told: Callable[[str], None] = (lambda line: None) if quiet or json_out else _say
     used_device = device or str(provenance.get("device") or "cpu")
 

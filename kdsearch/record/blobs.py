@@ -13,7 +13,8 @@ import numpy as np
 import numpy.typing as npt
 
 from kdsearch.errors import StoreError
-from kdsearch.record.files import checked_read, checked_write, intact
+from kdsearch.record.files import checked_read, checked_write, intact, unsealed
+from kdsearch.record.upstream import Upstream
 
 DEFAULT_LIMIT_GIB = 20.0
 _TOUCH_SECONDS = 30.0
@@ -23,8 +24,9 @@ _RESCAN_WRITES = 64
 class Blobs:
     """Files ``<root>/<kind>/<name>``. Arrays are kept as ``.npy`` content, so that a reader maps them into memory."""
 
-    def __init__(self, root: Path, temporary: Path, limit: int | None) -> None:
-        """``limit``: bytes kept; None takes ``KDSEARCH_TABLES_GIB`` from the environment, else 20 GiB."""
+    def __init__(self, root: Path, temporary: Path, limit: int | None, upstream: Upstream | None = None) -> None:
+        """``limit``: bytes kept; None takes ``KDSEARCH_TABLES_GIB`` from the environment, else 20 GiB. ``upstream``: where arrays
+        that are missing are looked for and new ones go; one that cannot be reached is as good as none."""
         if limit is None:
             given = os.environ.get("KDSEARCH_TABLES_GIB", str(DEFAULT_LIMIT_GIB))
             try:
@@ -32,7 +34,7 @@ class Blobs:
             except ValueError:
                 raise StoreError(f"KDSEARCH_TABLES_GIB is {given!r}; give a number of GiB such as 20") from None
         self.root, self.limit = root, limit
-        self._temporary = temporary
+        self._temporary, self._upstream = temporary, upstream
         self._verified: dict[Path, tuple[int, int, int]] = {}
         self._touched: dict[Path, float] = {}
         self._size: int | None = None
@@ -67,16 +69,26 @@ class Blobs:
 
     def put_array(self, kind: str, name: str, array: npt.NDArray[Any]) -> None:
         """Keep ``array`` as ``.npy`` content."""
-        array = np.ascontiguousarray(array)
-        header = io.BytesIO()
-        np.lib.format.write_array_header_2_0(header, np.lib.format.header_data_from_array_1_0(array))
-        self.put(kind, name, header.getvalue(), array.reshape(-1).view(np.uint8).data)  # without a copy of a large array
+        self.put(kind, name, *_npy(array))
+        if self._upstream is not None:
+            with contextlib.suppress(StoreError, OSError):
+                self._upstream.offer(f"blobs/{kind}/{name}", self.path(kind, name).read_bytes())
 
     def get_array(self, kind: str, name: str) -> npt.NDArray[Any] | None:
-        """The array, mapped read-only; None where it is absent or damaged (a damaged file is removed).
+        """The array, mapped read-only; None where it is absent here and upstream, or damaged (a damaged file is removed).
 
         The checksum is read once per process and state of the file.
         """
+        found = self._mapped(kind, name)
+        if found is None and self._upstream is not None:
+            with contextlib.suppress(StoreError):
+                content = unsealed(self._upstream.fetch(f"blobs/{kind}/{name}") or b"")
+                if content is not None:
+                    self.put(kind, name, content)
+                    found = self._mapped(kind, name)
+        return found
+
+    def _mapped(self, kind: str, name: str) -> npt.NDArray[Any] | None:
         path = self.path(kind, name)
         try:
             stat = path.stat()
@@ -128,3 +140,15 @@ class Blobs:
                     path.unlink()
                     total -= size
         self._size = total
+
+
+def array_bytes(array: npt.NDArray[Any]) -> bytes:
+    """The ``.npy`` content that :meth:`Blobs.put_array` keeps."""
+    return b"".join(_npy(array))
+
+
+def _npy(array: npt.NDArray[Any]) -> tuple[bytes, memoryview]:
+    array = np.ascontiguousarray(array)
+    header = io.BytesIO()
+    np.lib.format.write_array_header_2_0(header, np.lib.format.header_data_from_array_1_0(array))
+    return header.getvalue(), array.reshape(-1).view(np.uint8).data  # without a copy of a large array

@@ -6,6 +6,7 @@ import contextlib
 import errno
 import hashlib
 import os
+import re
 import uuid
 from collections.abc import Iterator
 from pathlib import Path
@@ -15,6 +16,14 @@ from kdsearch.errors import StoreError
 _MAGIC = b"kdsum-1\n"
 TRAILER = len(_MAGIC) + hashlib.sha256().digest_size
 """Bytes after a checked file's content: a mark and the content's SHA-256. At the end, so that the content can be memory-mapped."""
+
+
+_SECRET = re.compile(r"([?&][^=&\s]*(?:passw|secret|token|key|sig|credential)[^=&\s]*=)[^&\s]*", re.IGNORECASE)
+
+
+def without_password(url: str) -> str:
+    """``url`` with what is secret in it, before its host or among its options, replaced by ``***``."""
+    return _SECRET.sub(r"\1***", re.sub(r"(://[^:/@\s]*):.*@", r"\1:***@", url))
 
 
 @contextlib.contextmanager
@@ -63,6 +72,16 @@ def checked_read(path: Path) -> bytes | None:
         return None
     except OSError as error:
         raise StoreError(f"{path}: {error.strerror or error}") from error
+    return unsealed(whole)
+
+
+def sealed(content: bytes) -> bytes:
+    """``content`` as :func:`checked_write` would write it."""
+    return content + _MAGIC + hashlib.sha256(content).digest()
+
+
+def unsealed(whole: bytes) -> bytes | None:
+    """The content of what :func:`sealed` gave; None where it is damaged."""
     content, trailer = whole[:-TRAILER], whole[-TRAILER:]
     return content if trailer == _MAGIC + hashlib.sha256(content).digest() else None
 

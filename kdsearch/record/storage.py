@@ -10,7 +10,6 @@ from __future__ import annotations
 import contextlib
 import json
 import os
-import re
 import zlib
 from collections.abc import Iterator
 from pathlib import Path
@@ -21,7 +20,7 @@ from optuna.storages import BaseStorage, JournalStorage
 from optuna.storages.journal import BaseJournalBackend
 
 from kdsearch.errors import StoreError
-from kdsearch.record.files import storage_errors
+from kdsearch.record.files import storage_errors, without_password
 
 JOURNAL = "journal.log"
 _CHECKSUM = "crc"
@@ -55,11 +54,6 @@ def open_storage(run_dir: str | Path, url: str | None = None, *, read_only: bool
         raise
     except Exception as error:  # a line that is JSON with a right checksum, yet no step of a journal
         raise StoreError(f"{path}: damaged ({type(error).__name__}: {error}); {_advice(path)}") from error
-
-
-def without_password(url: str) -> str:
-    """``url`` with its password, if any, replaced by ``***``."""
-    return re.sub(r"(://[^:/@\s]*):.*@", r"\1:***@", url)
 
 
 def _database(url: str) -> BaseStorage:

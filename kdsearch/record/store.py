@@ -5,6 +5,7 @@
     <root>/<key[:2]>/<key>/         a finished entry: recipe.json, metrics.json, weights.safetensors, manifest.json (checksums)
     <root>/checkpoints/<key>/       epoch checkpoints of what is unfinished, the last two
     <root>/blobs/<kind>/<name>      tables that can be computed again (teacher outputs), least recently used ones evicted
+    <root>/unsent/<key>             empty; entries that an upstream (:mod:`kdsearch.record.upstream`) has yet to get
     <root>/leases/<key>             lock files; an operating-system lock on one is the right to work on its key
     <root>/tmp/                     files being written
 
@@ -22,6 +23,7 @@ import os
 import re
 import shutil
 import threading
+import time
 import uuid
 from collections.abc import Collection, Iterator, Mapping
 from dataclasses import dataclass
@@ -31,12 +33,14 @@ from typing import Any
 from kdsearch.errors import StoreError
 from kdsearch.record.blobs import Blobs
 from kdsearch.record.files import checked_read, checked_write, storage_errors
+from kdsearch.record.upstream import ENTRY_FILES, MANIFEST, Upstream, checkpoint_bytes, checkpoint_of, packed, unpacked
 
 KEEP_CHECKPOINTS = 2
 """Epoch checkpoints kept of an unfinished key: the last one, and the one before in case it is damaged."""
+SENT_SECONDS = 30.0
+"""A checkpoint goes upstream when the last one of its key that did is this old; so much is lost with a machine."""
 
 _NAME = re.compile(r"[A-Za-z0-9_][\w.-]*")
-_FILES = ("recipe.json", "metrics.json", "weights.safetensors")
 
 
 class Leased(StoreError):
@@ -123,45 +127,101 @@ _HELD: set[tuple[str, int, int]] = set()
 
 
 class Store:
-    """A folder of finished entries, checkpoints, leases and tables. Safe for many processes on one machine at once."""
+    """A folder of finished entries, checkpoints, leases and tables. Safe for many processes on one machine at once.
 
-    def __init__(self, root: str | Path, *, blob_limit: int | None = None) -> None:
+    With an upstream, what is missing here is looked for there, and what is finished here goes there: at once, or, where it cannot
+    be reached, with the next thing that does. Leases are this machine's; two machines may train the same recipe at once.
+    """
+
+    def __init__(self, root: str | Path, *, blob_limit: int | None = None, upstream: Upstream | None = None) -> None:
         """``blob_limit``: bytes of tables to keep; default 20 GiB, or ``KDSEARCH_TABLES_GIB`` from the environment."""
         self.root = Path(root).expanduser().absolute()
         if self.root.exists() and not self.root.is_dir():
             raise StoreError(f"{self.root}: is a file; the store needs a folder")
+        self.upstream = upstream
         self._verified: dict[str, tuple[tuple[int, int, int], ...]] = {}
-        self._blobs = Blobs(self.root / "blobs", self.root / "tmp", blob_limit)
+        self._shared: set[str] = set()
+        self._sent: dict[str, float] = {}
+        self._blobs = Blobs(self.root / "blobs", self.root / "tmp", blob_limit, upstream)
 
     @classmethod
     def default(cls) -> Store:
         """The store of ``KDSEARCH_STORE``, else ``kdsearch/store`` in the user's cache folder."""
-        named = os.environ.get("KDSEARCH_STORE")
-        if named:
-            return cls(named)
-        cache = os.environ.get("XDG_CACHE_HOME")
-        return cls((Path(cache) if cache else Path.home() / ".cache") / "kdsearch" / "store")
+        return cls(default_root())
 
     # Entries
 
     def has(self, key: str) -> bool:
-        """Whether ``key`` is finished and its files match their checksums (read once per process and change of the files)."""
+        """Whether ``key`` is finished and its files match their checksums (read once per process and change of the files).
+
+        Fetches it where only the upstream has it. Raises :class:`StoreError` where that cannot be asked.
+        """
+        if self._intact(key):
+            self.share(key)
+            return True
+        content = self.upstream.fetch(f"entries/{key}") if self.upstream is not None else None
+        if content is None or not self.accept(key, content):
+            return False
+        self._shared.add(key)
+        return True
+
+    def accept(self, key: str, content: bytes) -> bool:
+        """File an entry that came in one piece; returns False where it is damaged. One that is here already stays."""
+        files = unpacked(key, content)
+        if files is not None:
+            self._file(key, files)
+        return files is not None
+
+    def send_unsent(self) -> int:
+        """Offer the upstream what it did not get when it was made; returns how many entries it still lacks."""
+        return sum(not self._send(marker.name) for marker in _listed(self.root / "unsent"))
+
+    def _intact(self, key: str) -> bool:
         folder = self._folder(key)
         try:
-            files = _read_json(folder / "manifest.json")["files"]
-            if set(files) != set(_FILES):
+            files = _read_json(folder / MANIFEST)["files"]
+            if set(files) != set(ENTRY_FILES):
                 return False
-            stats = [(folder / name).stat() for name in _FILES]
+            stats = [(folder / name).stat() for name in ENTRY_FILES]
             state = tuple((stat.st_ino, stat.st_size, stat.st_mtime_ns) for stat in stats)
             if self._verified.get(key) == state:
                 return True
-            for name in _FILES:
+            for name in ENTRY_FILES:
                 with (folder / name).open("rb") as file:
                     if hashlib.file_digest(file, "sha256").hexdigest() != files[name]:
                         return False
         except (OSError, ValueError, KeyError, TypeError, StoreError):
             return False
         self._verified[key] = state
+        return True
+
+    def share(self, key: str) -> None:
+        """See to it, once per process, that the upstream has an entry that is here."""
+        if self.upstream is None or key in self._shared:
+            return
+        self._shared.add(key)
+        try:
+            there = self.upstream.holds(f"entries/{key}")
+        except StoreError:
+            there = False
+        if not there:
+            self._send(key)
+
+    def _send(self, key: str) -> bool:
+        """Offer an entry; where that fails it is noted on disk, and offered again later. Nobody's training ends with it."""
+        if self.upstream is None:
+            return False
+        marker = self.root / "unsent" / key
+        with storage_errors(marker):
+            marker.parent.mkdir(parents=True, exist_ok=True)
+            marker.touch()
+        try:
+            if self._intact(key):
+                self.upstream.offer(f"entries/{key}", packed(self._folder(key)))
+        except (StoreError, OSError):
+            return False
+        marker.unlink(missing_ok=True)
+        self._shared.add(key)
         return True
 
     def entry(self, key: str) -> Entry:
@@ -178,25 +238,30 @@ class Store:
 
     def write(self, key: str, recipe: Mapping[str, Any], metrics: Mapping[str, Any], weights: bytes) -> Entry:
         """File a finished run, whole or not at all. A valid entry that is there already is kept; a damaged one is replaced."""
-        if self.has(key):
-            return Entry(key, self._folder(key))
+        self._file(key, {"recipe.json": _json_bytes(recipe), "metrics.json": _json_bytes(metrics), "weights.safetensors": weights})
+        if self._send(key):
+            self.send_unsent()
+        return Entry(key, self._folder(key))
+
+    def _file(self, key: str, contents: Mapping[str, bytes]) -> None:
         folder = self._folder(key)
-        with storage_errors(folder):
-            made = self._temporary(key)
-            made.mkdir(parents=True)
-            try:
-                contents = {"recipe.json": _json_bytes(recipe), "metrics.json": _json_bytes(metrics), "weights.safetensors": weights}
-                for name, content in contents.items():
-                    (made / name).write_bytes(content)
-                sums = {name: hashlib.sha256(content).hexdigest() for name, content in contents.items()}
-                (made / "manifest.json").write_bytes(_json_bytes({"key": key, "files": sums}))
-                folder.parent.mkdir(parents=True, exist_ok=True)
-                self._discard(folder)
-                made.rename(folder)
-            finally:
-                shutil.rmtree(made, ignore_errors=True)
-        self._verified.pop(key, None)
-        return Entry(key, folder)
+        with self.lease(f"filing-{key}", transient=True):  # it may come from upstream and from training at once
+            if self._intact(key):
+                return
+            with storage_errors(folder):
+                made = self._temporary(key)
+                made.mkdir(parents=True)
+                try:
+                    for name, content in contents.items():
+                        (made / name).write_bytes(content)
+                    sums = {name: hashlib.sha256(content).hexdigest() for name, content in contents.items()}
+                    (made / MANIFEST).write_bytes(_json_bytes({"key": key, "files": sums}))
+                    folder.parent.mkdir(parents=True, exist_ok=True)
+                    self._discard(folder)
+                    made.rename(folder)
+                finally:
+                    shutil.rmtree(made, ignore_errors=True)
+            self._verified.pop(key, None)
 
     def lease(self, key: str, wait: bool = True, *, transient: bool = False) -> Lease:
         """The right to work on ``key``; without ``wait`` raises :class:`Leased` where another process or thread has it.
@@ -213,9 +278,22 @@ class Store:
         checked_write(folder / f"{epoch:06d}", self.root / "tmp", blob)
         for old in sorted(_listed(folder))[:-KEEP_CHECKPOINTS]:
             old.unlink(missing_ok=True)
+        now = time.monotonic()
+        if self.upstream is not None and now - self._sent.setdefault(key, now) >= SENT_SECONDS:
+            self._sent[key] = now
+            with contextlib.suppress(StoreError):
+                self.upstream.offer(f"checkpoints/{key}", checkpoint_bytes(epoch, blob))
 
     def latest_checkpoint(self, key: str) -> tuple[int, bytes] | None:
-        """The last undamaged checkpoint of ``key`` as (epoch, bytes)."""
+        """The last undamaged checkpoint of ``key``, here or upstream, as (epoch, bytes)."""
+        here = self._latest_here(key)
+        there = None
+        if self.upstream is not None:
+            with contextlib.suppress(StoreError):
+                there = checkpoint_of(self.upstream.fetch(f"checkpoints/{key}") or b"")
+        return max((found for found in (here, there) if found is not None), key=lambda found: found[0], default=None)
+
+    def _latest_here(self, key: str) -> tuple[int, bytes] | None:
         for path in sorted(_listed(self._checkpoints(key)), reverse=True):
             blob = checked_read(path)
             if blob is not None and path.name.isdigit():
@@ -224,8 +302,12 @@ class Store:
         return None
 
     def drop_checkpoints(self, key: str) -> None:
-        """Remove the checkpoints of ``key``."""
+        """Remove the checkpoints of ``key``, upstream too."""
         shutil.rmtree(self._checkpoints(key), ignore_errors=True)
+        self._sent.pop(key, None)
+        if self.upstream is not None:
+            with contextlib.suppress(StoreError):
+                self.upstream.drop(f"checkpoints/{key}")
 
     def prune_checkpoints(self, keys_in_use: Collection[str]) -> int:
         """Remove checkpoints of keys that are neither in use nor being worked on; returns how many keys that were."""
@@ -273,6 +355,15 @@ class Store:
             aside = self._temporary(folder.name + ".damaged")
             folder.rename(aside)
             shutil.rmtree(aside, ignore_errors=True)
+
+
+def default_root() -> Path:
+    """Folder of the default store: ``KDSEARCH_STORE`` where that names one, else ``kdsearch/store`` in the user's cache folder."""
+    named = os.environ.get("KDSEARCH_STORE")
+    if named and "://" not in named:
+        return Path(named)
+    cache = os.environ.get("XDG_CACHE_HOME")
+    return (Path(cache) if cache else Path.home() / ".cache") / "kdsearch" / "store"
 
 
 def _checked(name: str) -> str:

@@ -15,7 +15,7 @@ def check_data(study: Study, *, test: bool = False) -> None:
     Raises:
         DataError: a data set is missing, incomplete, or holds a picture that cannot be decoded; names the folder or file.
     """
-    wanted = {data for recipe in _samples(study) for data in _data(recipe) if data.name != "digits"}
+    wanted = data_of(study)
     if not wanted:
         return
     from kdsearch.training.data import load  # loads torch, which a study on the embedded digits does not need here
@@ -24,6 +24,11 @@ def check_data(study: Study, *, test: bool = False) -> None:
         found = load(data)
         if test:
             found.test()
+
+
+def data_of(study: Study) -> set[Data]:
+    """The data sets that the study's recipes name, as far as a few samples show; the embedded digits are not among them."""
+    return {data for recipe in _samples(study) for data in _data(recipe) if data.name != "digits"}
 
 
 def _samples(study: Study, count: int = 8) -> Iterator[Recipe]:

@@ -10,8 +10,11 @@ from pathlib import Path
 from typing import Any
 
 from kdsearch.errors import EXIT_FAILED_TRIALS, StoreError
+from kdsearch.record.remote import open_store
 from kdsearch.record.run import Run
 from kdsearch.record.store import Store
+from kdsearch.search.data_check import data_of
+from kdsearch.search.depot import Depot
 from kdsearch.search.inline import run_inline
 from kdsearch.search.ledger import Assignment, Ledger
 from kdsearch.search.options import RunOptions
@@ -66,14 +69,17 @@ def run_study(
         RunLocked: another driver runs this study.
         StoreError: the record or the store cannot be read or written.
     """
-    root = str((store.root if isinstance(store, Store) else Path(store)).absolute())
+    store = store if isinstance(store, Store) else open_store(store)
     began = time.monotonic()
     ledger: Ledger | None = None
     code, reason = 0, None
     with run.locked(), signals() as stop:
         try:
+            if store.upstream is not None:  # now, and not when the first teacher is trained
+                store.upstream.offer("about", b"a store of kdsearch: entries/ and checkpoints/ by key\n")
+                store.send_unsent()
             ledger = make_ledger(study, run)
-            _search(study, ledger, _Works(study, root, options), options, progress, stop)
+            _search(study, ledger, _Works(study, store, options), options, progress, stop)
         except Leave:
             assert stop.asked is not None
             code, reason = stop.asked.exit_code, str(stop.asked)
@@ -85,6 +91,8 @@ def run_study(
             raise
         if ledger is not None:
             ledger.interrupt()
+        if store.upstream is not None and (unsent := store.send_unsent()):
+            progress.note(f"{unsent} finished networks lie in {store.root} only; running again sends them on")
         progress.stop(ledger)
     if code == 0 and ledger is not None:
         reason = ledger.halted
@@ -107,6 +115,8 @@ def _search(study: Study, ledger: Ledger, works: _Works, options: RunOptions, pr
     except ImportError as error:
         raise StoreError(f"Ray cannot be loaded ({error}); install ray[tune], or run with --inline") from error
     with RayBackend(study, options, stop) as backend:
+        if works.travels:
+            works.depot = backend.open_depot(works.store, data_of(study))
         if wanted:
             tally = Tally(wanted, progress.prerequisites)
             backend.run_prerequisites(wanted, works.of_prerequisite, tally)
@@ -118,19 +128,25 @@ def _search(study: Study, ledger: Ledger, works: _Works, options: RunOptions, pr
 class _Works:
     """What workers get, from what the ledger hands out."""
 
-    def __init__(self, study: Study, root: str, options: RunOptions) -> None:
-        self._root, self._session = root, options.session
+    def __init__(self, study: Study, store: Store, options: RunOptions) -> None:
+        self.store, self._options = store, options
+        self.travels = store.upstream is not None or not options.shared
+        self.depot: Depot | None = None
         self._device = "cuda" if study.resources.gpu > 0 else "cpu"
         self._threads = max(1, int(study.resources.cpu))
 
     def of_assignment(self, assignment: Assignment) -> Work:
         """The work of a trial."""
-        recipes = tuple((seed, recipe_json(recipe)) for seed, recipe in assignment.recipes)
-        return Work(assignment.id, recipes, self._root, self._session, self._device, self._threads)
+        return self._work(assignment.id, tuple((seed, recipe_json(recipe)) for seed, recipe in assignment.recipes))
 
     def of_prerequisite(self, one: Prerequisite) -> Work:
         """The work of a prerequisite."""
-        return Work("prerequisite", ((one.seed, one.recipe),), self._root, self._session, self._device, self._threads)
+        return self._work("prerequisite", ((one.seed, one.recipe),))
+
+    def _work(self, id: str, recipes: tuple[tuple[int, str], ...]) -> Work:
+        root = str(self.store.root) if self._options.shared else None
+        here = self.store if self._options.inline else None
+        return Work(id, recipes, root, self.depot, self._options.session, self._device, self._threads, here)
 
 
 def _outcome(ledger: Ledger | None, code: int, reason: str | None, seconds: float) -> Outcome:

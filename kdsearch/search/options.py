@@ -15,6 +15,8 @@ class RunOptions:
     """Trials at a time; None: as many as the resources allow."""
     address: str | None = None
     """A Ray cluster to join; None: Ray on this machine."""
+    shared: bool = True
+    """Whether every node finds the store's folder at the same path; else each has its own, and what they lack or make travels."""
     inline: bool = False
     """In this process, without Ray."""
     session: str = DEFAULT_SESSION

@@ -15,10 +15,12 @@ import contextlib
 import logging
 import os
 import shutil
+import statistics
 import tempfile
 import time
 import uuid
-from collections.abc import Callable
+from collections import deque
+from collections.abc import Callable, Collection, Mapping
 from pathlib import Path
 from types import TracebackType
 from typing import TYPE_CHECKING, Any
@@ -35,6 +37,7 @@ _ENVIRONMENT = {
     "TUNE_DISABLE_SIGINT_HANDLER": "1",  # see stopping.py
     "TUNE_DISABLE_STRICT_METRIC_CHECKING": "1",
     "TUNE_GLOBAL_CHECKPOINT_S": "1e12",
+    "TUNE_MAX_PENDING_TRIALS_PG": "100000",  # the searcher hands out no more trials than there is room for
     "TUNE_PRINT_ALL_TRIAL_ERRORS": "0",
     "TUNE_WARN_THRESHOLD_S": "60",
 }
@@ -48,6 +51,8 @@ from ray.tune.schedulers import FIFOScheduler, TrialScheduler  # noqa: E402
 from ray.tune.search import Searcher  # noqa: E402
 
 from kdsearch.errors import StoreError  # noqa: E402
+from kdsearch.record.store import Store  # noqa: E402
+from kdsearch.search.depot import Depot, open_depot  # noqa: E402
 from kdsearch.search.ledger import Assignment, Ledger  # noqa: E402
 from kdsearch.search.prerequisites import Prerequisite, Tally  # noqa: E402
 from kdsearch.search.progress import Progress  # noqa: E402
@@ -56,10 +61,13 @@ from kdsearch.search.work import Event, Work, Worker, session_factory  # noqa: E
 
 if TYPE_CHECKING:
     from kdsearch.search.options import RunOptions
+    from kdsearch.spec.recipe import Data
     from kdsearch.spec.study import Study
 
 _EVENT = "event"
 _GATE_SECONDS = 10.0
+_SHORT_TRIAL = 30.0
+"""Seconds. A node that joins gets trials by itself where they last longer than an actor takes to come up; see :class:`_Gate`."""
 
 
 class _Gate:
@@ -116,16 +124,26 @@ class _Trainable(tune.Trainable):  # type: ignore[misc]
 class _Searcher(Searcher):  # type: ignore[misc]
     """Gives Tune what the ledger hands out. What happens to a trial goes through the scheduler, which sees every result."""
 
-    def __init__(self, ledger: Ledger, config_of: Callable[[Assignment], dict[str, Any]], room: Callable[[], int], most: int) -> None:
+    def __init__(
+        self,
+        ledger: Ledger,
+        config_of: Callable[[Assignment], dict[str, Any]],
+        room: Callable[[], int],
+        joined: Callable[[], bool],
+        most: int,
+    ) -> None:
+        """``room``: trials at a time; ``joined``: whether nodes have come since this searcher was made; ``most``: trials in all."""
         super().__init__()
-        self._ledger, self._config_of, self._room, self._left = ledger, config_of, room, most
+        self._ledger, self._config_of, self._room, self._joined, self._left = ledger, config_of, room, joined, most
         self.assignment: dict[str, str] = {}
         """Tune's trial → the assignment that runs in it."""
         self.exhausted = False
         """Whether the ledger has nothing more to hand out."""
+        self._began: dict[str, float] = {}
+        self._lasted: deque[float] = deque(maxlen=16)
 
     def suggest(self, trial_id: str) -> dict[str, Any] | str | None:
-        if self._left <= 0:
+        if self._left <= 0 or self._starts_anew():
             return str(Searcher.FINISHED)
         if len(self.assignment) >= self._room():
             return None
@@ -135,10 +153,21 @@ class _Searcher(Searcher):  # type: ignore[misc]
             return str(Searcher.FINISHED)
         self._left -= 1
         self.assignment[trial_id] = given.id
+        self._began[trial_id] = time.monotonic()
         return self._config_of(given)
 
+    def _starts_anew(self) -> bool:
+        """Whether short trials keep nodes that have joined from getting any; actors that come up together get each its own."""
+        return self._joined() and bool(self._lasted) and statistics.median(self._lasted) < _SHORT_TRIAL
+
+    def ended(self, trial_id: str) -> str | None:
+        """Forget a trial; gives the assignment that ran in it."""
+        if trial_id in self._began:
+            self._lasted.append(time.monotonic() - self._began.pop(trial_id))
+        return self.assignment.pop(trial_id, None)
+
     def on_trial_complete(self, trial_id: str, result: dict[str, Any] | None = None, error: bool = False) -> None:
-        id = self.assignment.pop(trial_id, None)
+        id = self.ended(trial_id)
         if id is not None:  # Tune gave it up
             self._ledger.lost(id, "its worker process died again and again; look at memory, and at the machine's logs")
 
@@ -163,7 +192,7 @@ class _Scheduler(FIFOScheduler):  # type: ignore[misc]
         id = self._searcher.assignment[trial.trial_id]
         goes_on = self._ledger.report(id, result[_EVENT])
         if not goes_on:
-            del self._searcher.assignment[trial.trial_id]
+            self._searcher.ended(trial.trial_id)
         self._progress.update(self._ledger)
         return str(TrialScheduler.CONTINUE if goes_on else TrialScheduler.STOP)
 
@@ -198,21 +227,28 @@ class RayBackend:
     """Ray for the time of a ``with``: started or joined, and left in the end with nothing of it running."""
 
     def __init__(self, study: Study, options: RunOptions, stop: Stop) -> None:
-        self._resources = study.resources
+        self._cpu, self._gpu = float(study.resources.cpu), float(study.resources.gpu)
         self._retries = study.retries
         self._options, self._stop = options, stop
         self._own = False
-        self._joined_room = (0.0, 0)
+        self._looked, self._room = 0.0, 0
+        self._nodes: frozenset[str] = frozenset()
         self._folder: str | None = None
+        self._depot: Any = None
 
     def __enter__(self) -> RayBackend:
-        cpu, gpu = float(self._resources.cpu), float(self._resources.gpu)
+        cpu, gpu = self._cpu, self._gpu
         if not ray.is_initialized():
             self._own = True
             quiet = {"log_to_driver": False, "configure_logging": True, "logging_level": "ERROR"}
             if self._options.address is not None:
                 try:
                     ray.init(address=self._options.address, runtime_env={"env_vars": _ENVIRONMENT}, **quiet)
+                except ray.exceptions.AuthenticationError:
+                    raise StoreError(
+                        f"the Ray cluster at {self._options.address!r} wants its token: set RAY_AUTH_MODE=token, and RAY_AUTH_TOKEN "
+                        "(or ~/.ray/auth_token) to what its nodes have"
+                    ) from None
                 except (ConnectionError, RuntimeError, ValueError) as error:
                     raise StoreError(f"no Ray cluster at {self._options.address!r}: {error}") from None
             else:
@@ -223,7 +259,6 @@ class RayBackend:
         # Ray sets its own handler for SIGTERM when it starts.
         self._stop.install()
         self._stop.check()
-        self._gpu, self._cpu = gpu, cpu
         if gpu and ray.cluster_resources().get("GPU", 0) < gpu:
             raise StoreError(
                 f"resources.gpu is {gpu:g}, but Ray sees no such GPU here; set resources.gpu to 0, or join a cluster that has one"
@@ -235,25 +270,30 @@ class RayBackend:
 
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
         with contextlib.suppress(Exception):
+            if self._depot is not None:
+                ray.kill(self._depot)
             if self._own:
                 ray.shutdown()
         if self._folder is not None:
             shutil.rmtree(self._folder, ignore_errors=True)
 
+    def open_depot(self, store: Store, wanted: Collection[Data]) -> Depot:
+        """Have ``store`` back those of the nodes, and ``wanted`` be lent to them, until the end of the ``with``."""
+        where, self._depot = open_depot(store, wanted)
+        return where
+
     def room(self) -> int:
         """Trials at a time: as many as were asked for, else as there is room for; a cluster's room is looked at again and again."""
-        if self._options.workers is not None:
-            return self._options.workers
-        looked, room = self._joined_room
         now = time.monotonic()
-        if not room or (self._options.address is not None and now - looked > 5):
-            there = ray.cluster_resources()
-            room = int(there.get("CPU", 0) / self._cpu + 1e-9)
-            if self._gpu:
-                room = min(room, int(there.get("GPU", 0) / self._gpu + 1e-9))
-            room = max(room, 1)
-            self._joined_room = (now, room)
-        return room
+        if not self._room or (self._options.address is not None and now - self._looked > 5):
+            there = {node["NodeID"]: self._fitting(node["Resources"]) for node in ray.nodes() if node["Alive"]}
+            self._looked, self._nodes, self._room = now, frozenset(there), max(1, sum(there.values()))
+        return self._options.workers or self._room
+
+    def _fitting(self, there: Mapping[str, float]) -> int:
+        """Trials that fit on a node; what several nodes have left over between them is room for none."""
+        room = int(there.get("CPU", 0) / self._cpu + 1e-9)
+        return min(room, int(there.get("GPU", 0) / self._gpu + 1e-9)) if self._gpu else room
 
     def run_prerequisites(self, wanted: list[Prerequisite], work_of: Callable[[Prerequisite], Work], tally: Tally) -> None:
         """Train them as Ray tasks, as many at once as there is room for, each after those it needs."""
@@ -291,8 +331,14 @@ class RayBackend:
         room = self.room()
         gate = f"kdsearch-gate-{uuid.uuid4().hex}"
         keeper = ray.remote(num_cpus=0)(_Gate).options(name=gate).remote(room)  # lives as long as this reference
-        os.environ["TUNE_MAX_PENDING_TRIALS_PG"] = str(room)
-        searcher = _Searcher(ledger, lambda given: {"work": work_of(given), "gate": gate}, self.room, self._options.segment)
+        known = self._nodes
+        searcher = _Searcher(
+            ledger,
+            lambda given: {"work": work_of(given), "gate": gate},
+            self.room,
+            lambda: not self._nodes <= known,
+            self._options.segment,
+        )
         tuner = tune.Tuner(
             tune.with_resources(_Trainable, {"cpu": self._cpu, "gpu": self._gpu}),
             tune_config=tune.TuneConfig(

@@ -16,6 +16,7 @@ from typing import Any, Protocol
 
 from kdsearch.errors import KDSearchError, UsageError
 from kdsearch.record.store import Store
+from kdsearch.search.depot import Depot
 from kdsearch.spec.recipe import Recipe
 
 DEFAULT_SESSION = "kdsearch.training.session:Session"
@@ -48,10 +49,15 @@ class Work:
     id: str
     recipes: tuple[tuple[int, str], ...]
     """(seed, recipe as JSON), in the order they run."""
-    store: str
+    store: str | None
+    """Folder of the store; None: the default one of the node that does it."""
+    depot: Depot | None = None
+    """What backs the store, where nodes have stores of their own or something is behind the driver's."""
     session: str = DEFAULT_SESSION
     device: str = "cpu"
     threads: int = 1
+    here: Store | None = None
+    """The store itself, for work in the driver's process."""
 
     def __str__(self) -> str:
         return self.id
@@ -86,14 +92,16 @@ def session_factory(name: str) -> Callable[..., SessionLike]:
 
 
 @functools.lru_cache(maxsize=4)
-def _store(root: str) -> Store:
-    return Store(Path(root))
+def _store(root: str | None, depot: Depot | None) -> Store:
+    folder = Store.default().root if root is None else Path(root)
+    return Store(folder) if depot is None else depot.store(folder)
 
 
 def open_session(recipe: str, work: Work) -> SessionLike:
     """A session for a recipe in JSON; waits while another process works on the same one."""
     parsed = Recipe.model_validate_json(recipe)
-    return session_factory(work.session)(parsed, _store(work.store), device=work.device, threads=work.threads)
+    store = work.here if work.here is not None else _store(work.store, work.depot)
+    return session_factory(work.session)(parsed, store, device=work.device, threads=work.threads)
 
 
 class Worker:

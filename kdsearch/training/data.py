@@ -17,6 +17,7 @@ from torch import Tensor
 
 from kdsearch.errors import DataError
 from kdsearch.spec.recipe import Data
+from kdsearch.training import lent
 from kdsearch.training.imagefolder import is_grey, listed
 from kdsearch.training.pictures import Pictures, Source
 from kdsearch.training.sources import open_source, source_fingerprint
@@ -94,7 +95,7 @@ def load(data: Data) -> DataSet:
 def _load(data: Data) -> DataSet:
     if data.streamed:
         return _streamed(data)
-    source = _opened(data.name, data.root, data.image_size)
+    source = opened(data)
     pictures, own = source.train, source.validation
     mean, std = _moments(pictures.images)
     if own is not None and data.on_everything:
@@ -115,7 +116,12 @@ def _streamed(data: Data) -> DataSet:
     """A folder whose pictures are decoded while training."""
     if data.name != "imagefolder":
         raise DataError(f"{data.name}: only an imagefolder can be streamed; leave data.streamed out")
-    folder = listed(data.root)
+    try:
+        folder = listed(data.root)
+    except DataError as error:
+        if not lent.borrows():
+            raise
+        raise DataError(f"{error}; pictures that are streamed do not travel: each node needs them at this path") from None
     grey = is_grey(folder)
 
     def part(name: str) -> Split:
@@ -155,6 +161,11 @@ def _parted(data: Data, labels: Tensor, *, has_validation: bool) -> tuple[Tensor
 @lru_cache(maxsize=4)
 def _opened(name: str, root: str | None, image_size: int | None) -> Source:
     return open_source(name, root, image_size)
+
+
+def opened(data: Data) -> Source:
+    """The data set before it is split; one that is not streamed."""
+    return _opened(data.name, data.root, data.image_size)
 
 
 def fingerprint(data: Data) -> str:

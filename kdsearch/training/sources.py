@@ -12,6 +12,7 @@ from typing import Any
 import numpy as np
 
 from kdsearch.errors import DataError
+from kdsearch.training import lent
 from kdsearch.training.imagefolder import folder_fingerprint, open_folder
 from kdsearch.training.pictures import Pictures, Source
 from kdsearch.training.streams import stream
@@ -19,7 +20,17 @@ from kdsearch.training.user_code import user_function
 
 
 def open_source(name: str, root: str | None, image_size: int | None) -> Source:
-    """Read the data set ``name``. Raises :class:`DataError`."""
+    """Read the data set ``name``, or borrow it where this is a node of a cluster that lacks it. Raises :class:`DataError`."""
+    try:
+        return _opened(name, root, image_size)
+    except (DataError, OSError):
+        borrowed = lent.source(name, root, image_size)
+        if borrowed is None:
+            raise
+        return borrowed
+
+
+def _opened(name: str, root: str | None, image_size: int | None) -> Source:
     if name == "digits":
         return _digits()
     if name in _CIFAR:
@@ -30,7 +41,17 @@ def open_source(name: str, root: str | None, image_size: int | None) -> Source:
 
 
 def source_fingerprint(name: str, root: str | None, image_size: int | None) -> str:
-    """Digest of the content of the data set ``name``, test part included."""
+    """Digest of the content of the data set ``name``, test part included; where it is borrowed, the lender's."""
+    try:
+        return _fingerprint(name, root)
+    except (DataError, OSError):
+        borrowed = lent.fingerprint(name, root, image_size)
+        if borrowed is None:
+            raise
+        return borrowed
+
+
+def _fingerprint(name: str, root: str | None) -> str:
     if name in _CIFAR:  # torchvision checks the files against these sums whenever it reads them
         return f"{name}-{_CIFAR[name][1]}"
     if name == "imagefolder":
@@ -99,7 +120,8 @@ def _cifar(name: str, root: str | None) -> Source:
                 try:
                     found = make(str(folder), train=train, download=False)
                 except RuntimeError:
-                    found = make(str(folder), train=train, download=True)
+                    # On a cluster the driver's machine fetches it, once.
+                    found = make(str(folder), train=train, download=not lent.borrows())
         except (RuntimeError, OSError) as error:
             raise DataError(
                 f"{name}: not in {folder.absolute()} and cannot be downloaded ({error}); put the files there, "
