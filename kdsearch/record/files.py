@@ -12,9 +12,10 @@ from pathlib import Path
 
 from kdsearch.errors import StoreError
 
-_MAGIC = b"kdsum-1\n"
+_MAGIC = b"kdsum-2\n"
 TRAILER = len(_MAGIC) + hashlib.sha256().digest_size
-"""Bytes after a checked file's content: a mark and the content's SHA-256. At the end, so that the content can be memory-mapped."""
+"""Bytes after a checked file's content: a mark and the SHA-256 of folder, name and content, so that a file that took another one's
+place is noticed too. At the end, so that the content can be memory-mapped."""
 
 
 @contextlib.contextmanager
@@ -32,12 +33,16 @@ def storage_errors(path: Path) -> Iterator[None]:
         raise StoreError(f"{path}: {error.strerror or error}") from error
 
 
+def _place(path: Path) -> hashlib._Hash:
+    return hashlib.sha256(f"{path.parent.name}/{path.name}\n".encode())
+
+
 def checked_write(path: Path, temporary: Path, *pieces: bytes | memoryview) -> int:
     """Write ``pieces``, one after another, and their checksum to ``path``, whole or not at all; returns the bytes written.
 
     ``temporary`` is a folder on the same file system.
     """
-    digest, size = hashlib.sha256(), TRAILER
+    digest, size = _place(path), TRAILER
     with storage_errors(path):
         temporary.mkdir(parents=True, exist_ok=True)
         path.parent.mkdir(parents=True, exist_ok=True)
@@ -64,7 +69,9 @@ def checked_read(path: Path) -> bytes | None:
     except OSError as error:
         raise StoreError(f"{path}: {error.strerror or error}") from error
     content, trailer = whole[:-TRAILER], whole[-TRAILER:]
-    return content if trailer == _MAGIC + hashlib.sha256(content).digest() else None
+    digest = _place(path)
+    digest.update(content)
+    return content if trailer == _MAGIC + digest.digest() else None
 
 
 def intact(path: Path) -> bool:
@@ -73,7 +80,7 @@ def intact(path: Path) -> bool:
         left = path.stat().st_size - TRAILER
         if left < 0:
             return False
-        digest = hashlib.sha256()
+        digest = _place(path)
         with path.open("rb") as file:
             while left:
                 piece = file.read(min(left, 1 << 22))

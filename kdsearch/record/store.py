@@ -148,8 +148,9 @@ class Store:
         """Whether ``key`` is finished and its files match their checksums (read once per process and change of the files)."""
         folder = self._folder(key)
         try:
-            files = _read_json(folder / "manifest.json")["files"]
-            if set(files) != set(_FILES):
+            manifest = _read_json(folder / "manifest.json")
+            files = manifest["files"]
+            if manifest["key"] != key or set(files) != set(_FILES):
                 return False
             stats = [(folder / name).stat() for name in _FILES]
             state = tuple((stat.st_ino, stat.st_size, stat.st_mtime_ns) for stat in stats)
@@ -159,7 +160,7 @@ class Store:
                 with (folder / name).open("rb") as file:
                     if hashlib.file_digest(file, "sha256").hexdigest() != files[name]:
                         return False
-        except (OSError, ValueError, KeyError, TypeError, StoreError):
+        except (OSError, ValueError, KeyError, TypeError, RecursionError, StoreError):
             return False
         self._verified[key] = state
         return True
