@@ -25,7 +25,7 @@ def storage_errors(path: Path) -> Iterator[None]:
         yield
     except OSError as error:
         if error.errno in (errno.ENOSPC, errno.EDQUOT):
-            raise StoreError(f"{path}: the disk is full; make room, or name another folder with --store, then run again") from error
+            raise StoreError(f"{path}: the disk is full; make room and run the same command again") from error
         if error.errno in (errno.EACCES, errno.EPERM, errno.EROFS):
             raise StoreError(f"{path}: no permission to write here; name another folder with --store or KDSEARCH_STORE") from error
         if isinstance(error, BlockingIOError | InterruptedError):
