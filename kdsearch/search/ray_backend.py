@@ -44,6 +44,7 @@ for _name, _value in _ENVIRONMENT.items():
 
 import ray  # noqa: E402
 from ray import tune  # noqa: E402
+from ray._private import ray_constants  # noqa: E402
 from ray.tune.experiment import Trial  # noqa: E402
 from ray.tune.schedulers import FIFOScheduler, TrialScheduler  # noqa: E402
 from ray.tune.search import Searcher  # noqa: E402
@@ -242,6 +243,22 @@ class _Notes(tune.Callback):  # type: ignore[misc]
         self._progress.note(f"{name}: its worker process died; it goes on in another from its last epoch")
 
 
+@contextlib.contextmanager
+def _loopback() -> Iterator[None]:
+    """Let a Ray that starts here listen on the loopback address alone, as it does on macOS and Windows; else it takes 127.0.0.1 for the
+    machine's outer address, and whoever reaches that could talk to it."""
+    name, before = ray_constants.ENABLE_RAY_CLUSTERS_ENV_VAR, ray_constants.ENABLE_RAY_CLUSTER
+    said = os.environ.get(name)
+    os.environ[name], ray_constants.ENABLE_RAY_CLUSTER = "0", False
+    try:
+        yield
+    finally:
+        ray_constants.ENABLE_RAY_CLUSTER = before
+        del os.environ[name]
+        if said is not None:
+            os.environ[name] = said
+
+
 class RayBackend:
     """Ray for the time of a ``with``: started or joined, and left in the end with nothing of it running."""
 
@@ -265,7 +282,8 @@ class RayBackend:
                     raise StoreError(f"no Ray cluster at {self._options.address!r}: {error}") from None
             else:
                 cpus = max(len(os.sched_getaffinity(0)), cpu * (self._options.workers or 1))
-                ray.init(address="local", num_cpus=int(-(-cpus // 1)), include_dashboard=False, _node_ip_address="127.0.0.1", **quiet)
+                with _loopback():
+                    ray.init(address="local", num_cpus=int(-(-cpus // 1)), include_dashboard=False, _node_ip_address="127.0.0.1", **quiet)
         for name in ("ray.tune", "ray.train"):
             logging.getLogger(name).setLevel(logging.ERROR)
         # Ray sets its own handler for SIGTERM when it starts.

@@ -36,6 +36,7 @@ from kdsearch.search.options import RunOptions
 from kdsearch.search.progress import Progress
 from kdsearch.spec.inherit import resolve_recipe
 from kdsearch.spec.recipe import Recipe
+from tests.damage import damaged
 from tests.search.conftest import STUDY, launch, make_study, states
 from tests.search.drive import SESSION
 from tests.search.tabulated import trained
@@ -56,22 +57,6 @@ class Row:
     """Epochs trained again."""
     sees: str = ""
     """What the user sees."""
-
-
-def damaged(content: bytes, draw: random.Random, other: bytes = b"") -> bytes:
-    """``content`` cut, emptied, altered in a bit or a stretch, with bytes put in, or replaced by ``other``; never the same."""
-    place = draw.randrange(max(len(content), 1))
-    ways = [
-        lambda: b"",
-        lambda: content[:place],
-        lambda: content[:place] + bytes([content[place] ^ (1 << draw.randrange(8))]) + content[place + 1 :],
-        lambda: content[:place] + draw.randbytes(draw.randrange(1, 9)) + content[place:],
-        lambda: content[:place] + bytes(draw.randrange(1, 65)) + content[place + 64 :],
-        lambda: content[:place] + content[place + draw.randrange(1, 40) :],
-        lambda: other,
-    ]
-    made = draw.choice(ways)() if content else draw.randbytes(8)
-    return made if made != content else content + b"\0"
 
 
 # Looking

@@ -107,7 +107,8 @@ def _memory(pid: int) -> tuple[float, float]:
     return found["VmRSS"], found["VmHWM"]
 
 
-def _children(pid: int) -> list[int]:
+def children(pid: int) -> list[int]:
+    """Processes that a process started, and those that they started."""
     parents: dict[int, list[int]] = {}
     for status in Path("/proc").glob("[0-9]*/stat"):
         try:
@@ -143,7 +144,7 @@ def scale(folder: Path, trials: int, kills: int, seed: int, *, marks: tuple[int,
             if wanted and ended >= wanted[0]:
                 first = next(one for one in times if one[0] >= 0.9 * wanted[0])
                 rss, peak = _memory(process.pid)
-                others = sum(_memory(child)[0] for child in _children(process.pid))
+                others = sum(_memory(child)[0] for child in children(process.pid))
                 mark = Mark(wanted.popleft(), rss, peak, others, (now - first[1]) / max(ended - first[0], 1))
                 result.marks.append(mark)
                 if not quiet:
