@@ -524,7 +524,8 @@ def main() -> None:
                     row = fault(Path(folder) / word, random.Random(f"{given.seed} {word}"), given.tries or tries)
                 except PermissionError as error:
                     row = Row(f"{word}: not tried ({error})")
-                print(f"| {row.fault} | {row.tries} | {row.lost} | {row.again} | {row.sees} |", flush=True)
+                sees = row.sees.replace("|", "\\|")
+                print(f"| {row.fault} | {row.tries} | {row.lost} | {row.again} | {sees} |", flush=True)
 
 
 if __name__ == "__main__":
