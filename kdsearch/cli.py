@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import typer
 
-from kdsearch.errors import KDSearchError, UsageError
+from kdsearch.errors import KDSearchError, UsageError, printable
 
 if TYPE_CHECKING:
     from kdsearch.analysis.confirm import Confirmation, Interval
@@ -73,24 +73,25 @@ def _study(source: str, sets: list[str] | None, output: Path, **more: Any) -> St
 
 
 def _print_json(document: Any) -> None:
-    sys.stdout.write(json.dumps(document, indent=2, ensure_ascii=False, allow_nan=False, default=str) + "\n")
+    text = json.dumps(document, indent=2, ensure_ascii=False, allow_nan=False, default=str)
+    sys.stdout.write("".join(c if c.isprintable() or c == "\n" else json.dumps(c)[1:-1] for c in text) + "\n")
 
 
 def _say(text: str) -> None:
-    print(text, file=sys.stderr)
+    print(printable(text), file=sys.stderr)
 
 
 def _table(header: list[str], rows: Iterable[list[Any]], title: str | None = None) -> None:
-    """A table on standard output; text from files is shown as text, never as markup."""
+    """A table on standard output; text from files is shown as text, never as markup or terminal codes."""
     from rich.console import Console
     from rich.table import Table
     from rich.text import Text
 
-    table = Table(title=Text(title) if title else None, title_justify="left", show_edge=False, pad_edge=False)
+    table = Table(title=Text(printable(title)) if title else None, title_justify="left", show_edge=False, pad_edge=False)
     for name in header:
-        table.add_column(Text(name))
+        table.add_column(Text(printable(name)))
     for row in rows:
-        table.add_row(*(Text("" if cell is None else str(cell)) for cell in row))
+        table.add_row(*(Text("" if cell is None else printable(str(cell))) for cell in row))
     console = Console(width=None if sys.stdout.isatty() else 160, highlight=False)
     console.print(table)
 
@@ -148,7 +149,7 @@ def run(
         if json_out:
             _print_json(plan.to_json())
         else:
-            print(plan.text())
+            print(printable(plan.text()))
         return
     outcome = job.run(workers=workers, address=address, inline=inline, quiet=quiet or json_out)
     if json_out:
@@ -424,7 +425,7 @@ def export(
         _print_json([one.to_json() for one in done])
     else:
         for one in done:
-            print(one.text())
+            print(printable(one.text()))
 
 
 @app.command()
@@ -512,7 +513,7 @@ def validate(
     wrong = 0
     for file in files:
         try:
-            print(f"{file}: valid {validate_file(file, allow_code=allow_code)}")
+            print(printable(f"{file}: valid {validate_file(file, allow_code=allow_code)}"))
         except UsageError as error:
             wrong += 1
             _say(f"kdsearch: {error}")

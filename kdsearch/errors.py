@@ -24,6 +24,11 @@ EXIT_FAILED_TRIALS = 3
 """Exit code of a study that is done but has failed trials; not an error, so not an exception."""
 
 
+def printable(text: str) -> str:
+    """``text`` as it may be shown on a terminal: codes that would colour, move or hide something are ``?``."""
+    return "".join(c if c.isprintable() or c == "\n" else "?" for c in text)
+
+
 class KDSearchError(Exception):
     """Base of every error meant for people: its text is one message, printed without a traceback."""
 

@@ -82,7 +82,7 @@ class Blobs:
         found = self._mapped(kind, name)
         if found is None and self._upstream is not None:
             with contextlib.suppress(StoreError):
-                content = unsealed(self._upstream.fetch(f"blobs/{kind}/{name}") or b"")
+                content = unsealed(f"{kind}/{name}", self._upstream.fetch(f"blobs/{kind}/{name}") or b"")
                 if content is not None:
                     self.put(kind, name, content)
                     found = self._mapped(kind, name)

@@ -13,9 +13,10 @@ from pathlib import Path
 
 from kdsearch.errors import StoreError
 
-_MAGIC = b"kdsum-1\n"
+_MAGIC = b"kdsum-2\n"
 TRAILER = len(_MAGIC) + hashlib.sha256().digest_size
-"""Bytes after a checked file's content: a mark and the content's SHA-256. At the end, so that the content can be memory-mapped."""
+"""Bytes after a checked file's content: a mark and the SHA-256 of folder, name and content, so that a file that took another one's
+place is noticed too. At the end, so that the content can be memory-mapped."""
 
 
 _SECRET = re.compile(r"([?&][^=&\s]*(?:passw|secret|token|key|sig|credential)[^=&\s]*=)[^&\s]*", re.IGNORECASE)
@@ -33,7 +34,7 @@ def storage_errors(path: Path) -> Iterator[None]:
         yield
     except OSError as error:
         if error.errno in (errno.ENOSPC, errno.EDQUOT):
-            raise StoreError(f"{path}: the disk is full; make room, or name another folder with --store, then run again") from error
+            raise StoreError(f"{path}: the disk is full; make room and run the same command again") from error
         if error.errno in (errno.EACCES, errno.EPERM, errno.EROFS):
             raise StoreError(f"{path}: no permission to write here; name another folder with --store or KDSEARCH_STORE") from error
         if isinstance(error, BlockingIOError | InterruptedError):
@@ -41,12 +42,20 @@ def storage_errors(path: Path) -> Iterator[None]:
         raise StoreError(f"{path}: {error.strerror or error}") from error
 
 
+def _place(path: Path) -> str:
+    return f"{path.parent.name}/{path.name}"
+
+
+def _begun(place: str) -> hashlib._Hash:
+    return hashlib.sha256(f"{place}\n".encode())
+
+
 def checked_write(path: Path, temporary: Path, *pieces: bytes | memoryview) -> int:
     """Write ``pieces``, one after another, and their checksum to ``path``, whole or not at all; returns the bytes written.
 
     ``temporary`` is a folder on the same file system.
     """
-    digest, size = hashlib.sha256(), TRAILER
+    digest, size = _begun(_place(path)), TRAILER
     with storage_errors(path):
         temporary.mkdir(parents=True, exist_ok=True)
         path.parent.mkdir(parents=True, exist_ok=True)
@@ -72,18 +81,22 @@ def checked_read(path: Path) -> bytes | None:
         return None
     except OSError as error:
         raise StoreError(f"{path}: {error.strerror or error}") from error
-    return unsealed(whole)
+    return unsealed(_place(path), whole)
 
 
-def sealed(content: bytes) -> bytes:
-    """``content`` as :func:`checked_write` would write it."""
-    return content + _MAGIC + hashlib.sha256(content).digest()
+def sealed(place: str, content: bytes) -> bytes:
+    """``content`` as :func:`checked_write` would write it to ``place``, a file's folder and name as ``folder/name``."""
+    digest = _begun(place)
+    digest.update(content)
+    return content + _MAGIC + digest.digest()
 
 
-def unsealed(whole: bytes) -> bytes | None:
-    """The content of what :func:`sealed` gave; None where it is damaged."""
+def unsealed(place: str, whole: bytes) -> bytes | None:
+    """The content of what :func:`sealed` gave; None where it is damaged, or was made for another place."""
     content, trailer = whole[:-TRAILER], whole[-TRAILER:]
-    return content if trailer == _MAGIC + hashlib.sha256(content).digest() else None
+    digest = _begun(place)
+    digest.update(content)
+    return content if trailer == _MAGIC + digest.digest() else None
 
 
 def intact(path: Path) -> bool:
@@ -92,7 +105,7 @@ def intact(path: Path) -> bool:
         left = path.stat().st_size - TRAILER
         if left < 0:
             return False
-        digest = hashlib.sha256()
+        digest = _begun(_place(path))
         with path.open("rb") as file:
             while left:
                 piece = file.read(min(left, 1 << 22))

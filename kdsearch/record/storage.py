@@ -24,6 +24,8 @@ from kdsearch.record.files import storage_errors, without_password
 
 JOURNAL = "journal.log"
 _CHECKSUM = "crc"
+_COUNT = "n"
+"""How many steps with a checksum there are up to this one, so that a line that is lost, doubled or moved is noticed."""
 # Notes that a person writes in optuna-dashboard have no checksum; results always have one.
 _NOTES = (3, 9)
 _STATE = 6  # the step that ends a trial
@@ -143,7 +145,7 @@ class JournalFile(BaseJournalBackend):  # type: ignore[misc]
 
     def __init__(self, path: Path) -> None:
         self._path = path
-        self._next = (0, 0)  # number and offset of the first step that was not read
+        self._next = (0, 0, 0)  # number and offset of the first step that was not read, and the count of the last one that was
         if not path.exists():
             with storage_errors(path):
                 path.parent.mkdir(parents=True, exist_ok=True)
@@ -151,7 +153,7 @@ class JournalFile(BaseJournalBackend):  # type: ignore[misc]
 
     def read_logs(self, log_number_from: int) -> Iterator[dict[str, Any]]:
         """Steps from ``log_number_from`` on. A last line without its end is one that is being written: not yet read."""
-        number, offset = self._next if log_number_from >= self._next[0] else (0, 0)
+        number, offset, count = self._next if log_number_from >= self._next[0] else (0, 0, 0)
         with storage_errors(self._path), self._path.open("rb") as file:
             file.seek(offset)
             for line in file:
@@ -159,16 +161,20 @@ class JournalFile(BaseJournalBackend):  # type: ignore[misc]
                     break
                 try:
                     step = _read_line(line)
+                    counted = step.pop(_COUNT, None)
+                    if counted not in (count + 1, None) or (counted is None and count and step.get("op_code") not in _NOTES):
+                        raise ValueError(f"step {counted} after step {count}")
                 except ValueError as error:
                     raise StoreError(f"{self._path}: line {number + 1} is damaged ({error}); {_advice(self._path)}") from None
-                number, offset = number + 1, offset + len(line)
+                number, offset, count = number + 1, offset + len(line), counted or count
                 if number > log_number_from:
-                    self._next = (number, offset)
+                    self._next = (number, offset, count)
                     yield step
 
     def append_logs(self, logs: list[dict[str, Any]]) -> None:
-        """Append steps, all or none."""
-        text = "".join(json.dumps({**log, _CHECKSUM: _checksum(log)}, separators=(",", ":")) + "\n" for log in logs)
+        """Append steps, all or none. Optuna has read every step before it appends one."""
+        counted = [{**log, _COUNT: count} for count, log in enumerate(logs, self._next[2] + 1)]
+        text = "".join(json.dumps({**log, _CHECKSUM: _checksum(log)}, separators=(",", ":")) + "\n" for log in counted)
         with storage_errors(self._path):
             descriptor = os.open(self._path, os.O_WRONLY | os.O_APPEND)
             try:

@@ -179,8 +179,9 @@ class Store:
     def _intact(self, key: str) -> bool:
         folder = self._folder(key)
         try:
-            files = _read_json(folder / MANIFEST)["files"]
-            if set(files) != set(ENTRY_FILES):
+            manifest = _read_json(folder / MANIFEST)
+            files = manifest["files"]
+            if manifest["key"] != key or set(files) != set(ENTRY_FILES):
                 return False
             stats = [(folder / name).stat() for name in ENTRY_FILES]
             state = tuple((stat.st_ino, stat.st_size, stat.st_mtime_ns) for stat in stats)
@@ -190,7 +191,7 @@ class Store:
                 with (folder / name).open("rb") as file:
                     if hashlib.file_digest(file, "sha256").hexdigest() != files[name]:
                         return False
-        except (OSError, ValueError, KeyError, TypeError, StoreError):
+        except (OSError, ValueError, KeyError, TypeError, RecursionError, StoreError):
             return False
         self._verified[key] = state
         return True
@@ -282,7 +283,7 @@ class Store:
         if self.upstream is not None and now - self._sent.setdefault(key, now) >= SENT_SECONDS:
             self._sent[key] = now
             with contextlib.suppress(StoreError):
-                self.upstream.offer(f"checkpoints/{key}", checkpoint_bytes(epoch, blob))
+                self.upstream.offer(f"checkpoints/{key}", checkpoint_bytes(key, epoch, blob))
 
     def latest_checkpoint(self, key: str) -> tuple[int, bytes] | None:
         """The last undamaged checkpoint of ``key``, here or upstream, as (epoch, bytes)."""
@@ -290,7 +291,7 @@ class Store:
         there = None
         if self.upstream is not None:
             with contextlib.suppress(StoreError):
-                there = checkpoint_of(self.upstream.fetch(f"checkpoints/{key}") or b"")
+                there = checkpoint_of(key, self.upstream.fetch(f"checkpoints/{key}") or b"")
         return max((found for found in (here, there) if found is not None), key=lambda found: found[0], default=None)
 
     def _latest_here(self, key: str) -> tuple[int, bytes] | None:

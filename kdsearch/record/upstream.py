@@ -57,10 +57,10 @@ class Served:
             return packed(self.store.entry(rest).folder) if self.store.has(rest) else None
         if kind == "checkpoints":
             found = self.store.latest_checkpoint(rest)
-            return None if found is None else checkpoint_bytes(*found)
+            return None if found is None else checkpoint_bytes(rest, *found)
         if kind == "blobs":
             content = self.store.get_blob(*_table(rest))
-            return None if content is None else sealed(content)
+            return None if content is None else sealed(rest, content)
         return None
 
     def offer(self, name: str, content: bytes) -> None:
@@ -70,9 +70,9 @@ class Served:
             if not self.store.accept(rest, content):
                 raise StoreError(f"{name}: arrived damaged")
             self.store.share(rest)
-        if kind == "checkpoints" and (found := checkpoint_of(content)) is not None:
+        if kind == "checkpoints" and (found := checkpoint_of(rest, content)) is not None:
             self.store.save_checkpoint(rest, *found)
-        if kind == "blobs" and (table := unsealed(content)) is not None:
+        if kind == "blobs" and (table := unsealed(rest, content)) is not None:
             self.store.put_blob(*_table(rest), table)
 
     def drop(self, name: str) -> None:
@@ -108,12 +108,12 @@ def unpacked(key: str, content: bytes) -> dict[str, bytes] | None:
         return None
 
 
-def checkpoint_bytes(epoch: int, blob: bytes) -> bytes:
+def checkpoint_bytes(key: str, epoch: int, blob: bytes) -> bytes:
     """A checkpoint in one piece."""
-    return sealed(epoch.to_bytes(8, "little") + blob)
+    return sealed(f"checkpoints/{key}", epoch.to_bytes(8, "little") + blob)
 
 
-def checkpoint_of(content: bytes) -> tuple[int, bytes] | None:
-    """(epoch, blob) of :func:`checkpoint_bytes`; None where it is damaged."""
-    plain = unsealed(content)
+def checkpoint_of(key: str, content: bytes) -> tuple[int, bytes] | None:
+    """(epoch, blob) of :func:`checkpoint_bytes`; None where it is damaged or of another key."""
+    plain = unsealed(f"checkpoints/{key}", content)
     return None if plain is None or len(plain) < 8 else (int.from_bytes(plain[:8], "little"), plain[8:])

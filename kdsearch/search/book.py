@@ -14,7 +14,7 @@ from optuna.trial import FrozenTrial, TrialState, create_trial
 from kdsearch.record.run import Run
 from kdsearch.record.trials import INTERRUPTED, LATE, SEED, baselines_study, confirm_study, stratum_study
 from kdsearch.search.pruners import make_pruner
-from kdsearch.search.samplers import make_sampler, sample
+from kdsearch.search.samplers import Memory, make_sampler, sample
 from kdsearch.spec.space import Parameter
 from kdsearch.spec.study import Stratum, Study
 
@@ -68,6 +68,7 @@ class Book:
             self.optuna.set_user_attr("kdsearch", about)
         self._id = self.storage.get_study_id_from_name(self.name)
         self.counts = Counts(planned)
+        self._memory = Memory()
         self.first: dict[str, int] = {}
         """Configuration → number of the first trial that finished it."""
         self.total = 0
@@ -88,7 +89,7 @@ class Book:
 
     def _sampler(self) -> optuna.samplers.BaseSampler:
         assert self.stratum is not None
-        return make_sampler(self.study.sampler, self.study.search_seed, self.stratum.name, self.total, self.parameters)
+        return make_sampler(self.study.sampler, self.study.search_seed, self.stratum.name, self.total, self.parameters, self._memory)
 
     # Asking
 

@@ -181,6 +181,8 @@ class Ledger:
         given = self._open.get(id)
         if given is None:
             return False
+        if event.storage:
+            return self._halt(given, event.failure or "the store failed")
         if event.failure is not None:
             return self._fail(given, event.failure, event.trace, event.seed)
         value = (event.row or {}).get(self.metric)
@@ -217,9 +219,17 @@ class Ledger:
     def interrupt(self) -> None:
         """Close everything that runs; it is asked first when the study goes on."""
         for given in list(self._open.values()):
-            self._close(given)
-            if given.trial is not None:
-                given.book.interrupt(given.trial.number, given.trial._trial_id)
+            self._interrupt(given)
+
+    def _interrupt(self, given: _Open) -> None:
+        self._close(given)
+        if given.trial is not None:
+            given.book.interrupt(given.trial.number, given.trial._trial_id)
+
+    def _halt(self, given: _Open, reason: str) -> bool:
+        self.halted = self.halted or reason
+        self._interrupt(given)
+        return False
 
     def _first_seed(self, given: _Open, trial: optuna.Trial, event: Event, value: float) -> bool:
         """Take an epoch of the first seed; returns whether the pruner stops the trial."""

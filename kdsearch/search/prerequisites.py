@@ -10,7 +10,7 @@ from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from kdsearch.errors import SpecError
+from kdsearch.errors import SpecError, StoreError
 from kdsearch.search.ledger import descendants
 from kdsearch.search.stopping import Stop
 from kdsearch.search.work import Event, Work, Worker, recipe_json
@@ -117,7 +117,13 @@ class Tally:
         self._show(len(self.ended), len(self._wanted), sum(self._epochs.values()), self._planned)
 
     def take(self, one: Prerequisite, event: Event) -> bool:
-        """Count what happened; returns whether ``one`` goes on."""
+        """Count what happened; returns whether ``one`` goes on.
+
+        Raises:
+            StoreError: the store could not be read or written.
+        """
+        if event.storage:
+            raise StoreError(event.failure)
         if event.failure is not None:
             self.failed[one.recipe] = event.failure
         elif event.epoch:

@@ -15,6 +15,8 @@ from rich.live import Live
 from rich.table import Table
 from rich.text import Text
 
+from kdsearch.errors import printable
+
 if TYPE_CHECKING:
     from kdsearch.search.ledger import Ledger
     from kdsearch.spec.study import Study
@@ -158,11 +160,6 @@ def progress_for(
     if stream.isatty():
         return LiveTable(stream, study.title or study.name, on_event)
     return PlainLines(stream, on_event)
-
-
-def printable(text: str) -> str:
-    """``text`` without terminal codes."""
-    return "".join(c if c.isprintable() or c == "\n" else "?" for c in text)
 
 
 def clock(seconds: float) -> str:

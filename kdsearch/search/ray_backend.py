@@ -19,8 +19,8 @@ import statistics
 import tempfile
 import time
 import uuid
-from collections import deque
-from collections.abc import Callable, Collection, Mapping
+from collections import Counter, deque
+from collections.abc import Callable, Collection, Iterator, Mapping
 from pathlib import Path
 from types import TracebackType
 from typing import TYPE_CHECKING, Any
@@ -46,11 +46,12 @@ for _name, _value in _ENVIRONMENT.items():
 
 import ray  # noqa: E402
 from ray import tune  # noqa: E402
+from ray._private import ray_constants  # noqa: E402
 from ray.tune.experiment import Trial  # noqa: E402
 from ray.tune.schedulers import FIFOScheduler, TrialScheduler  # noqa: E402
 from ray.tune.search import Searcher  # noqa: E402
 
-from kdsearch.errors import StoreError  # noqa: E402
+from kdsearch.errors import KDSearchError, StoreError  # noqa: E402
 from kdsearch.record.store import Store  # noqa: E402
 from kdsearch.search.depot import Depot, open_depot  # noqa: E402
 from kdsearch.search.ledger import Assignment, Ledger  # noqa: E402
@@ -121,6 +122,46 @@ class _Trainable(tune.Trainable):  # type: ignore[misc]
             self._worker = None
 
 
+class _PastTune(BaseException):
+    """Carries an error of ours out of Tune's loop, which would wrap an Exception in its own with a traceback."""
+
+    def __init__(self, error: KDSearchError) -> None:
+        super().__init__(str(error))
+        self.error = error
+
+
+@contextlib.contextmanager
+def _past_tune() -> Iterator[None]:
+    try:
+        yield
+    except KDSearchError as error:
+        raise _PastTune(error) from None
+
+
+class _Dropped:
+    """Assignments that Tune gave up. It does so at once when a worker dies before its first epoch, whatever ``max_failures`` says."""
+
+    def __init__(self, retries: int) -> None:
+        self._retries = retries
+        self._times: Counter[str] = Counter()
+        self._waiting: list[Assignment] = []
+
+    def take(self, given: Assignment) -> bool:
+        """Keep an assignment to run again; False when that has been done as often as is tried."""
+        self._times[given.id] += 1
+        again = self._times[given.id] <= self._retries
+        if again:
+            self._waiting.append(given)
+        return again
+
+    def next(self) -> Assignment | None:
+        """One to run again."""
+        return self._waiting.pop() if self._waiting else None
+
+    def __bool__(self) -> bool:
+        return bool(self._waiting)
+
+
 class _Searcher(Searcher):  # type: ignore[misc]
     """Gives Tune what the ledger hands out. What happens to a trial goes through the scheduler, which sees every result."""
 
@@ -131,11 +172,13 @@ class _Searcher(Searcher):  # type: ignore[misc]
         room: Callable[[], int],
         joined: Callable[[], bool],
         most: int,
+        dropped: _Dropped,
     ) -> None:
         """``room``: trials at a time; ``joined``: whether nodes have come since this searcher was made; ``most``: trials in all."""
         super().__init__()
         self._ledger, self._config_of, self._room, self._joined, self._left = ledger, config_of, room, joined, most
-        self.assignment: dict[str, str] = {}
+        self._dropped = dropped
+        self.assignment: dict[str, Assignment] = {}
         """Tune's trial → the assignment that runs in it."""
         self.exhausted = False
         """Whether the ledger has nothing more to hand out."""
@@ -147,12 +190,13 @@ class _Searcher(Searcher):  # type: ignore[misc]
             return str(Searcher.FINISHED)
         if len(self.assignment) >= self._room():
             return None
-        given = self._ledger.next()
+        with _past_tune():
+            given = self._dropped.next() or self._ledger.next()
         if given is None:
             self.exhausted = True
             return str(Searcher.FINISHED)
         self._left -= 1
-        self.assignment[trial_id] = given.id
+        self.assignment[trial_id] = given
         self._began[trial_id] = time.monotonic()
         return self._config_of(given)
 
@@ -160,16 +204,17 @@ class _Searcher(Searcher):  # type: ignore[misc]
         """Whether short trials keep nodes that have joined from getting any; actors that come up together get each its own."""
         return self._joined() and bool(self._lasted) and statistics.median(self._lasted) < _SHORT_TRIAL
 
-    def ended(self, trial_id: str) -> str | None:
+    def ended(self, trial_id: str) -> Assignment | None:
         """Forget a trial; gives the assignment that ran in it."""
         if trial_id in self._began:
             self._lasted.append(time.monotonic() - self._began.pop(trial_id))
         return self.assignment.pop(trial_id, None)
 
     def on_trial_complete(self, trial_id: str, result: dict[str, Any] | None = None, error: bool = False) -> None:
-        id = self.ended(trial_id)
-        if id is not None:  # Tune gave it up
-            self._ledger.lost(id, "its worker process died again and again; look at memory, and at the machine's logs")
+        given = self.ended(trial_id)
+        if given is not None and not self._dropped.take(given):
+            with _past_tune():
+                self._ledger.lost(given.id, "its worker process died again and again; look at memory, and at the machine's logs")
 
     def on_trial_result(self, trial_id: str, result: dict[str, Any]) -> None:
         """The scheduler has taken it already."""
@@ -189,8 +234,9 @@ class _Scheduler(FIFOScheduler):  # type: ignore[misc]
         self._ledger, self._searcher, self._progress = ledger, searcher, progress
 
     def on_trial_result(self, tune_controller: Any, trial: Trial, result: dict[str, Any]) -> str:
-        id = self._searcher.assignment[trial.trial_id]
-        goes_on = self._ledger.report(id, result[_EVENT])
+        given = self._searcher.assignment[trial.trial_id]
+        with _past_tune():
+            goes_on = self._ledger.report(given.id, result[_EVENT])
         if not goes_on:
             self._searcher.ended(trial.trial_id)
         self._progress.update(self._ledger)
@@ -219,8 +265,25 @@ class _Notes(tune.Callback):  # type: ignore[misc]
         self._searcher, self._progress = searcher, progress
 
     def on_trial_recover(self, iteration: int, trials: list[Trial], trial: Trial, **info: Any) -> None:
-        name = self._searcher.assignment.get(trial.trial_id, trial.trial_id)
+        given = self._searcher.assignment.get(trial.trial_id)
+        name = trial.trial_id if given is None else given.id
         self._progress.note(f"{name}: its worker process died; it goes on in another from its last epoch")
+
+
+@contextlib.contextmanager
+def _loopback() -> Iterator[None]:
+    """Let a Ray that starts here listen on the loopback address alone, as it does on macOS and Windows; else it takes 127.0.0.1 for the
+    machine's outer address, and whoever reaches that could talk to it."""
+    name, before = ray_constants.ENABLE_RAY_CLUSTERS_ENV_VAR, ray_constants.ENABLE_RAY_CLUSTER
+    said = os.environ.get(name)
+    os.environ[name], ray_constants.ENABLE_RAY_CLUSTER = "0", False
+    try:
+        yield
+    finally:
+        ray_constants.ENABLE_RAY_CLUSTER = before
+        del os.environ[name]
+        if said is not None:
+            os.environ[name] = said
 
 
 class RayBackend:
@@ -253,7 +316,8 @@ class RayBackend:
                     raise StoreError(f"no Ray cluster at {self._options.address!r}: {error}") from None
             else:
                 cpus = max(len(os.sched_getaffinity(0)), cpu * (self._options.workers or 1))
-                ray.init(address="local", num_cpus=int(-(-cpus // 1)), include_dashboard=False, _node_ip_address="127.0.0.1", **quiet)
+                with _loopback():
+                    ray.init(address="local", num_cpus=int(-(-cpus // 1)), include_dashboard=False, _node_ip_address="127.0.0.1", **quiet)
         for name in ("ray.tune", "ray.train"):
             logging.getLogger(name).setLevel(logging.ERROR)
         # Ray sets its own handler for SIGTERM when it starts.
@@ -322,12 +386,12 @@ class RayBackend:
 
     def run(self, ledger: Ledger, work_of: Callable[[Assignment], Work], progress: Progress) -> None:
         """Run what the ledger hands out until it has nothing left."""
-        exhausted = False
-        while not exhausted:
+        exhausted, dropped = False, _Dropped(self._retries)
+        while dropped or not exhausted:
             self._stop.check()
-            exhausted = self._segment(ledger, work_of, progress)
+            exhausted = self._segment(ledger, work_of, progress, dropped)
 
-    def _segment(self, ledger: Ledger, work_of: Callable[[Assignment], Work], progress: Progress) -> bool:
+    def _segment(self, ledger: Ledger, work_of: Callable[[Assignment], Work], progress: Progress, dropped: _Dropped) -> bool:
         room = self.room()
         gate = f"kdsearch-gate-{uuid.uuid4().hex}"
         keeper = ray.remote(num_cpus=0)(_Gate).options(name=gate).remote(room)  # lives as long as this reference
@@ -338,6 +402,7 @@ class RayBackend:
             self.room,
             lambda: not self._nodes <= known,
             self._options.segment,
+            dropped,
         )
         tuner = tune.Tuner(
             tune.with_resources(_Trainable, {"cpu": self._cpu, "gpu": self._gpu}),
@@ -359,7 +424,10 @@ class RayBackend:
                 checkpoint_config=tune.CheckpointConfig(checkpoint_at_end=False),
             ),
         )
-        tuner.fit()
+        try:
+            tuner.fit()
+        except _PastTune as past:
+            raise past.error from None
         ray.kill(keeper)
         assert self._folder is not None
         shutil.rmtree(Path(self._folder) / "run", ignore_errors=True)

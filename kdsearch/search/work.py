@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Protocol
 
-from kdsearch.errors import KDSearchError, UsageError
+from kdsearch.errors import KDSearchError, StoreError, UsageError
 from kdsearch.record.store import Store
 from kdsearch.search.depot import Depot
 from kdsearch.spec.recipe import Recipe
@@ -78,6 +78,8 @@ class Event:
     """Why the seed cannot go on, for people."""
     trace: str | None = None
     """The end of the traceback, where the failure is a defect rather than a known error."""
+    storage: bool = False
+    """Whether the failure is the store's (a full disk, say) and not the recipe's: the study stops, and the trial is run again."""
 
 
 @functools.lru_cache(maxsize=8)
@@ -110,28 +112,38 @@ class Worker:
     def __init__(self, work: Work) -> None:
         self._work = work
         self._left = list(work.recipes)
-        self._seed = 0
+        self._seed, self._recipe = 0, ""
         self._session: SessionLike | None = None
+        self._reopened = False
 
     def step(self) -> Event:
-        """One epoch of the current seed."""
+        """One epoch of the current seed. What the store has lost under it (weights damaged, a folder gone for a moment) is made again
+        once."""
         try:
-            if self._session is None:
-                self._seed, recipe = self._left.pop(0)
-                self._session = open_session(recipe, self._work)
-            session = self._session
-            row = session.step()
-            event = Event(self._seed, session.key, int(row["epoch"]), row)
-            if session.finished:
-                metrics = session.metrics
-                event = Event(
-                    self._seed, session.key, event.epoch, row, dict(metrics["final"]), tuple(map(str, metrics.get("warnings", ())))
-                )
-                self.close()
-            return event
+            return self._step()
+        except StoreError as error:
+            self.close()
+            if self._reopened:
+                return failure(self._seed, error)
+            self._reopened = True
+            self._left.insert(0, (self._seed, self._recipe))
+            return self.step()
         except Exception as error:
             self.close()
             return failure(self._seed, error)
+
+    def _step(self) -> Event:
+        if self._session is None:
+            self._seed, self._recipe = self._left.pop(0)
+            self._session = open_session(self._recipe, self._work)
+        session = self._session
+        row = session.step()
+        event = Event(self._seed, session.key, int(row["epoch"]), row)
+        if session.finished:
+            metrics = session.metrics
+            event = Event(self._seed, session.key, event.epoch, row, dict(metrics["final"]), tuple(map(str, metrics.get("warnings", ()))))
+            self.close()
+        return event
 
     def close(self) -> None:
         """Leave the current seed; its checkpoints stay."""
@@ -143,7 +155,7 @@ class Worker:
 def failure(seed: int, error: Exception) -> Event:
     """The event of a training run that cannot go on."""
     if isinstance(error, KDSearchError):
-        return Event(seed, failure=str(error))
+        return Event(seed, failure=str(error), storage=isinstance(error, StoreError))
     trace = "".join(traceback.format_exception(error))[-2000:]
     return Event(seed, failure=f"{type(error).__name__}: {error}", trace=trace)
 

@@ -88,17 +88,17 @@ class Lender:
             stem, *what = rest.removeprefix(f"{KIND}/").split("-")
             for one in self._wanted.values():
                 if not one.streamed and stem == _stem(data.fingerprint(one), one.image_size):
-                    return _array(data.opened(one), *what)
+                    return _array(rest, data.opened(one), *what)
         except DataError:
             return None
         return None
 
 
-def _array(found: Source, part: str, field: str = "") -> bytes | None:
+def _array(place: str, found: Source, part: str, field: str = "") -> bytes | None:
     if part == "about":
-        return sealed(array_bytes(np.array([found.classes, found.validation is not None], dtype=np.int64)))
+        return sealed(place, array_bytes(np.array([found.classes, found.validation is not None], dtype=np.int64)))
     pictures = {"train": lambda: found.train, "validation": lambda: found.validation, "test": found.test}[part]()
-    return None if pictures is None else sealed(array_bytes(pictures.images if field == "images" else pictures.labels))
+    return None if pictures is None else sealed(place, array_bytes(pictures.images if field == "images" else pictures.labels))
 
 
 def _digest(name: str, root: str | None, image_size: int | None) -> str:

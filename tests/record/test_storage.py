@@ -13,7 +13,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from kdsearch.errors import StoreError
-from kdsearch.record.storage import JOURNAL, open_storage, repair_tail, without_password
+from kdsearch.record.storage import JOURNAL, _checksum, open_storage, repair_tail, without_password
 
 
 def _filled(folder: Path, trials: int = 3) -> Path:
@@ -96,6 +96,34 @@ def test_an_altered_journal_is_never_taken_for_other_results(tmp_path_factory: p
     # What is left is a beginning of what was: the end may be lost with a torn tail, but nothing is changed.
     assert len(after) <= len(before)
     assert all(new in (old, None) for new, old in zip(after, before, strict=False))
+
+
+@pytest.mark.parametrize("how", ["lost", "doubled", "moved", "another's"])
+def test_a_whole_line_that_is_lost_doubled_or_moved_is_noticed(tmp_path: Path, how: str) -> None:
+    journal = _filled(tmp_path)
+    lines = journal.read_bytes().splitlines(keepends=True)
+    for place in range(len(lines) - 1):
+        altered = {
+            "lost": [*lines[:place], *lines[place + 1 :]],
+            "doubled": [*lines[: place + 1], *lines[place:]],
+            "moved": [*lines[:place], lines[place + 1], lines[place], *lines[place + 2 :]],
+            "another's": [*lines[:place], lines[-1], *lines[place + 1 :]],
+        }[how]
+        journal.write_bytes(b"".join(altered))
+        with pytest.raises(StoreError, match="damaged"):
+            open_storage(tmp_path)
+
+
+def test_a_journal_without_counts_is_gone_on_with(tmp_path: Path) -> None:
+    journal = _filled(tmp_path)
+    lines = []
+    for line in journal.read_bytes().splitlines():  # as it was written before steps were counted
+        step = {name: value for name, value in json.loads(line).items() if name not in ("crc", "n")}
+        lines.append(json.dumps({**step, "crc": _checksum(step)}, separators=(",", ":")))
+    journal.write_text("\n".join(lines) + "\n")
+    assert _values(tmp_path) == [0, 1, 2]
+    _filled(tmp_path, 1)
+    assert _values(tmp_path) == [0, 1, 2, 0]
 
 
 def test_optuna_s_own_backend_reads_the_journal(tmp_path: Path) -> None:

@@ -87,25 +87,29 @@ def states(rows: list[TrialRow], role: str = "search") -> Counter[str]:
     return Counter("interrupted" if row.reason == "interrupted" else row.state for row in rows if row.role == role)
 
 
+def launch(said: Path, *arguments: str, seconds: float = 0.0) -> subprocess.Popen[str]:
+    """A driver as a process of its own session; ``said`` takes its standard error. ``seconds``: what an epoch takes."""
+    environment = {**os.environ, "TABULATED_SECONDS": str(seconds), "OMP_NUM_THREADS": "1", "PYTHONPATH": str(REPOSITORY)}
+    with said.open("a") as errors:
+        return subprocess.Popen(
+            [sys.executable, "-m", "tests.search.drive", *arguments],
+            cwd=REPOSITORY,
+            env=environment,
+            stdout=subprocess.PIPE,
+            stderr=errors,
+            text=True,
+            start_new_session=True,
+        )
+
+
 @pytest.fixture
 def drivers(tmp_path: Path) -> Iterator[Callable[..., subprocess.Popen[str]]]:
     """Start drivers as processes of their own session; whatever is left of them is killed at the end."""
     started: list[subprocess.Popen[str]] = []
 
     def start(*arguments: str, seconds: float = 0.0) -> subprocess.Popen[str]:
-        environment = {**os.environ, "TABULATED_SECONDS": str(seconds), "OMP_NUM_THREADS": "1", "PYTHONPATH": str(REPOSITORY)}
-        with (tmp_path / "driver.err").open("a") as errors:
-            process = subprocess.Popen(
-                [sys.executable, "-m", "tests.search.drive", *arguments],
-                cwd=REPOSITORY,
-                env=environment,
-                stdout=subprocess.PIPE,
-                stderr=errors,
-                text=True,
-                start_new_session=True,
-            )
-        started.append(process)
-        return process
+        started.append(launch(tmp_path / "driver.err", *arguments, seconds=seconds))
+        return started[-1]
 
     yield start
     for process in started:

@@ -2,7 +2,8 @@
 
 What it trains is noted in ``<store>/trained.log``, a line per epoch, so that tests see what ran, where and how often. Settings come
 from the environment, since sessions live in worker processes: ``TABULATED_SECONDS`` per epoch.
-A learning rate of 1e9 diverges at epoch 2; 1e8 gives NaN without an error; 1e7 is a defect.
+A learning rate of 1e9 diverges at epoch 2; 1e8 gives NaN without an error; 1e7 is a defect; 1e6 kills the
+process at epoch 2.
 """
 
 from __future__ import annotations
@@ -11,6 +12,7 @@ import hashlib
 import json
 import math
 import os
+import signal
 import time
 from pathlib import Path
 from typing import Any
@@ -80,6 +82,8 @@ class Session:
             raise Diverged(f"epoch {epoch}: the training loss is nan")
         if rate == 1e7:
             raise ZeroDivisionError("a defect")
+        if rate == 1e6 and epoch == 2:
+            os.kill(os.getpid(), signal.SIGKILL)
         value = math.nan if rate == 1e8 else accuracy(self.recipe, epoch)
         return {"epoch": epoch, "train_loss": 100 - value, "val_loss": 100 - value, "val_accuracy": value, "seconds": 0.01}
 

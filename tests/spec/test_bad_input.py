@@ -3,14 +3,17 @@
 from __future__ import annotations
 
 import random
+import sys
 from pathlib import Path
 
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
+from kdsearch.cli import main
 from kdsearch.errors import SpecError
 from kdsearch.spec.study import load_recipe, load_study, validate_file
+from tests.damage import damaged
 from tests.spec.examples import JOINT, joint
 
 NO_KD = "no_kd: {distill: null}"
@@ -295,3 +298,46 @@ def test_any_value_in_any_place_is_taken_or_refused_in_one_line(path: str, value
         load_study(file)
     except SpecError as error:
         assert "\n" not in str(error) and "pydantic" not in str(error)
+
+
+RECIPE = """
+data: {name: digits, validation: 0.3}
+model: {architecture: resnet8, width: 0.5}
+precision: {weights: {quantizer: shin, bits: 2}, activations: {quantizer: pact, bits: 4}}
+init: {model: {architecture: resnet8, width: 0.5}}
+distill: {teachers: [{model: {architecture: resnet8}, seed: 3}], temperature: 4, coefficient: 0.5, schedule: {name: cr_step}}
+optim: {epochs: 9, batch_size: 32, learning_rate: 0.05}
+seed: 7
+provenance: {threads: 2, study: joint}
+"""
+SPACE = (Path(__file__).parent.parent.parent / "search_spaces" / "precision.yaml").read_text()
+
+
+@pytest.mark.parametrize(("kind", "text"), [("study", JOINT), ("space", SPACE), ("recipe", RECIPE)], ids=["study", "space", "recipe"])
+def test_a_file_with_altered_bytes_is_valid_or_exit_two_on_the_command_line(
+    kind: str, text: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    draw = random.Random(kind)
+    others = [JOINT, SPACE, RECIPE]
+    file = tmp_path / "file.yaml"
+    refused = 0
+    for _ in range(80):
+        content = text.encode()
+        for _ in range(draw.choice([1, 1, 3])):
+            content = damaged(content, draw, draw.choice(others).encode())
+        file.write_bytes(content)
+        dry = kind == "study" and draw.random() < 0.3
+        command = ["run", str(file), "--dry-run"] if dry else ["validate", str(file)]
+        monkeypatch.setattr(sys, "argv", ["kdsearch", *command])
+        try:
+            main()
+            code: object = 0
+        except SystemExit as end:
+            code = end.code or 0
+        said = capsys.readouterr()
+        assert code in (0, 2), (code, content)
+        assert "Traceback" not in said.err and "pydantic" not in said.err
+        if code == 2:
+            refused += 1
+            assert said.err.count("\n") == 1, said.err
+    assert 30 <= refused < 80
