@@ -194,7 +194,7 @@ def beside(count: int, device: str, batch: int, steps: int) -> float:
 def trainer(device: str, images: int, batch: int) -> dict[str, float]:
     """Seconds of an epoch of the trainer as it is, tables found."""
     with tempfile.TemporaryDirectory() as place:
-        root = synthetic_pictures(Path(place) / "png", per_class=images // 10)
+        root = synthetic_pictures(Path(place) / "png", images)
         store = Store(Path(place) / "store")
         recipe = recipe_of(root, batch, GROUPS + 2)
         pretend_trained(recipe, store)

@@ -85,16 +85,15 @@ def pretend_trained(recipe: Recipe, store: Store) -> None:
         store.write(key_of(child), child.model_dump(mode="json"), {"epochs": [], "final": {}, "environment": {}}, save(weights))
 
 
-def synthetic_pictures(folder: Path, per_class: int, classes: int = 10, size: int = 32) -> Path:
-    """An image folder of random 32×32 PNGs, as many again for validation as a tenth: time does not hang on what is on a picture."""
+def synthetic_pictures(folder: Path, count: int, classes: int = 10, size: int = 32) -> Path:
+    """An image folder of ``count`` random 32×32 PNGs and a tenth for validation: time does not hang on what is on a picture."""
     from PIL import Image
 
     draw = torch.Generator().manual_seed(0)
-    for part, count in (("train", per_class), ("val", max(1, per_class // 10))):
-        for label in range(classes):
-            place = folder / part / f"{label:02d}"
+    for part, number in (("train", count), ("val", max(classes, count // 10))):
+        for index in range(number):
+            place = folder / part / f"{index % classes:02d}"
             place.mkdir(parents=True, exist_ok=True)
-            for index in range(count):
-                pixels = torch.randint(0, 256, (size, size, 3), generator=draw, dtype=torch.uint8)
-                Image.fromarray(pixels.numpy()).save(place / f"{index:05d}.png")
+            pixels = torch.randint(0, 256, (size, size, 3), generator=draw, dtype=torch.uint8)
+            Image.fromarray(pixels.numpy()).save(place / f"{index:05d}.png")
     return folder

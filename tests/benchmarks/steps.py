@@ -1,10 +1,10 @@
 """What a training step costs without distillation, with reused teacher outputs and with a live teacher; and where its time goes.
 
-    python -m tests.benchmarks.steps                    # both workloads, teachers of width 1, 2, 5, 10: about 20 minutes on a core
+    python -m tests.benchmarks.steps                    # both workloads, teachers of width 1, 2, 5, 10: about 15 minutes on a core
     python -m tests.benchmarks.steps digits --rounds 15
 
 ``digits``: the quickstart's 2-bit student (8x8 pictures, batch 32). ``pictures``: a 2-bit ResNet20 on random 32x32 pictures, batch
-128, crop and flip. One thread. Sessions that are compared take turns, an epoch each, in one process; evaluation is not counted;
+64, crop and flip. One thread. Sessions that are compared take turns, an epoch each, in one process; evaluation is not counted;
 a ratio is the median of the rounds' ratios. Teachers have initial weights: what asking them costs does not hang on what they know.
 """
 
@@ -70,7 +70,7 @@ def pictures(root: Path) -> Callable[[float | None, int], Recipe]:
             "data": {"name": "imagefolder", "root": str(root), "augment": "crop_flip"},
             "model": {"architecture": "resnet20"},
             "precision": {"weights": {"quantizer": "shin", "bits": 2}},
-            "optim": {"epochs": epochs, "batch_size": 128, "learning_rate": 0.1},
+            "optim": {"epochs": epochs, "batch_size": 64, "learning_rate": 0.1},
         }
         if width is not None:
             teacher = {"model": {"architecture": "resnet20", "width": width}}
@@ -227,11 +227,11 @@ def convolution_rate() -> float:
 
 
 def memory(name: str, make: Callable[[float | None, int], Recipe], folder: Path, widths: tuple[float, ...]) -> dict[str, Any]:
-    """Peak memory of a process that trains two epochs, teacher tables filled and empty."""
+    """Peak memory of a process that trains an epoch, teacher tables filled and empty."""
     found: dict[str, Any] = {}
     for width in widths:
         store = Store(folder / f"{name}-memory-{width:g}")
-        recipe = make(width, 2)
+        recipe = make(width, 1)
         pretend_trained(recipe, store)
         peaks = []
         for seed_of_lr in (1.0, 1.001):  # the first fills the tables, the second, another recipe, finds them
@@ -267,7 +267,7 @@ def main() -> None:
         folder = Path(place)
         for name in given.workloads:
             rounds = given.rounds or {"digits": 15, "pictures": 5}[name]
-            make = digits if name == "digits" else pictures(synthetic_pictures(folder / "png", per_class=26))
+            make = digits if name == "digits" else pictures(synthetic_pictures(folder / "png", 128))
             document[name] = {
                 "steps": compare(name, make, folder, tuple(given.widths), rounds),
                 "parts": breakdown(name, make, folder, rounds),
