@@ -14,7 +14,8 @@ from optuna.trial import FrozenTrial, TrialState, create_trial
 from kdsearch.record.run import Run
 from kdsearch.record.trials import INTERRUPTED, LATE, SEED, baselines_study, confirm_study, stratum_study
 from kdsearch.search.pruners import make_pruner
-from kdsearch.search.samplers import Memory, make_sampler, sample
+from kdsearch.search.samplers import make_sampler, sample
+from kdsearch.search.tpe import Memory
 from kdsearch.spec.space import Parameter
 from kdsearch.spec.study import Stratum, Study
 

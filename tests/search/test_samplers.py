@@ -10,7 +10,8 @@ import optuna
 import pytest
 from optuna.distributions import BaseDistribution
 
-from kdsearch.search.samplers import Memory, make_sampler, sample
+from kdsearch.search.samplers import make_sampler, sample
+from kdsearch.search.tpe import Memory, Tpe, make_tpe
 from kdsearch.spec.options import Sampler
 from kdsearch.spec.study import Study
 from tests.search.conftest import STUDY, make_study
@@ -86,3 +87,9 @@ def test_tpe_with_a_memory_suggests_what_optuna_s_own_does(text: str, tmp_path: 
                 else:
                     optuna_study.tell(ended, [value] * 2)
         assert compared > 30
+
+
+def test_another_version_of_optuna_gets_optuna_s_own_sampler(monkeypatch: pytest.MonkeyPatch) -> None:
+    assert type(make_tpe(Memory(), None, seed=0)) is Tpe
+    monkeypatch.setattr(optuna, "__version__", "5.1.0")
+    assert type(make_tpe(Memory(), None, seed=0)) is optuna.samplers.TPESampler
