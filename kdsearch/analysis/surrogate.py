@@ -196,7 +196,7 @@ class Importances:
         return self.r2 >= GOOD_ENOUGH
 
 
-def importances(data: Inputs, *, trees: int = 100, draws: int = 8, seed: int = 0) -> Importances | None:
+def importances(data: Inputs, *, trees: int = 64, draws: int = 8, seed: int = 0) -> Importances | None:
     """Share of each parameter in the forest's permutation importance, with an interval from forests on resampled configurations.
 
     None below :data:`FEWEST` configurations. Shares are of the sum of importances, so they say nothing of noise; R² does.
@@ -210,7 +210,7 @@ def importances(data: Inputs, *, trees: int = 100, draws: int = 8, seed: int = 0
     again = []
     for draw in range(draws):
         rows = rng.integers(0, len(data.y), len(data.y))
-        small = RandomForestRegressor(40, min_samples_leaf=2, random_state=draw).fit(data.X[rows], data.y[rows])
+        small = RandomForestRegressor(20, min_samples_leaf=2, random_state=draw).fit(data.X[rows], data.y[rows])
         again.append(permutation_shares(small, data.X, data.y, draw))
     low, high = np.quantile(np.array(again), [0.025, 0.975], axis=0)
     table = pd.DataFrame({"effect": data.names, "share": point, "low": np.minimum(low, point), "high": np.maximum(high, point)})

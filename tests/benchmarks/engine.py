@@ -94,7 +94,7 @@ def report(folder: Path, trials: int, repeats: int) -> dict[str, Any]:
     study = study_of(folder, trials // 2)
     run = Run(folder / "large").create(study)
     run_study(study, run, folder / "large-store", RunOptions(inline=True, session=SESSION), Progress())
-    words = ("kdsearch", "report", str(run.folder))
+    words = ("kdsearch", "report", str(run.path))
     imports = "import kdsearch.cli, kdsearch.report.build, optuna, sklearn.ensemble, pandas, plotly.graph_objects"
     whole, loading = [], []
     for _ in range(repeats):
@@ -103,7 +103,7 @@ def report(folder: Path, trials: int, repeats: int) -> dict[str, Any]:
         subprocess.run([sys.executable, "-c", imports], check=True)
         loading.append(time.perf_counter() - began)
     beyond = [one - statistics.median(loading) for one in whole]
-    size = (run.folder / "report.html").stat().st_size
+    size = (run.path / "report.html").stat().st_size
     rows = [["whole", show(spread(whole))], ["imports", show(spread(loading))], ["beyond imports", show(spread(beyond))]]
     table(f"`kdsearch report` on {trials} trials, {size / 2**20:.1f} MiB, seconds", ["", "median (least to most)"], rows)
     return {"whole": spread(whole), "imports": spread(loading), "beyond": spread(beyond), "bytes": size}
@@ -114,15 +114,17 @@ def main() -> None:
     options.add_argument("--trials", type=int, default=50, help="of each of two strata, for the overhead")
     options.add_argument("--large", type=int, default=1000, help="trials that the report shows")
     options.add_argument("--repeats", type=int, default=5)
+    options.add_argument("--only", choices=["overhead", "report"], help="a part of it")
     given = options.parse_args()
     began = machine()
     with tempfile.TemporaryDirectory() as place:
         folder = Path(place)
-        document = {
-            "overhead_s": overhead(folder, given.trials, given.repeats),
-            "start_up_s": start_up(folder / "run-0", given.repeats),
-            "report_s": report(folder, given.large, given.repeats),
-        }
+        document = {}
+        if given.only != "report":
+            document["overhead_s"] = overhead(folder, given.trials, given.repeats)
+            document["start_up_s"] = start_up(folder / "run-0", given.repeats)
+        if given.only != "overhead":
+            document["report_s"] = report(folder, given.large, given.repeats)
     finish(document, began, given.json)
 
 
