@@ -175,7 +175,8 @@ def bar_style(title: str) -> dict[str, Any]:
     """A colour bar beside the top of the plot, its title above it in short lines."""
     place = {"y": 1.0, "yanchor": "top", "lenmode": "pixels", "len": 190}
     look = {"thickness": 14, "outlinewidth": 0, "ticks": "outside", "nticks": 6}
-    return {"title": {"text": title, "side": "top", "font": {"size": 11}}, **look, **place}
+    # The empty line keeps the title off the topmost tick.
+    return {"title": {"text": f"{title}<br>&nbsp;", "side": "top", "font": {"size": 11}}, **look, **place}
 
 
 def _texts(cells: Cells, words: Words, digits: int, between: str) -> tuple[list[list[str]], list[list[str]]]:
@@ -252,15 +253,15 @@ def _marks(cells: Cells) -> list[go.Scatter]:
     few = table[(table["n"] > 0) & (table["n"] < FEW)]
     if len(few):
         marker = {"symbol": "triangle-up", "size": 8, "color": "#ffffff", "line": {"width": 1.4, "color": MARK}}
-        traces.append(go.Scatter(x=few["xi"] + 0.41, y=few["yi"] + 0.34, marker=marker, name="few", **corner))
+        traces.append(go.Scatter(x=few["xi"] + 0.39, y=few["yi"] + 0.31, marker=marker, name="few", **corner))
     cut = table[table["pruned"] > 0]
     if len(cut):
         marker = {"symbol": "x", "size": 8, "color": PRUNED, "line": {"width": 1, "color": "#ffffff"}}
-        traces.append(go.Scatter(x=cut["xi"] - 0.41, y=cut["yi"] + 0.34, marker=marker, name="pruned", **corner))
+        traces.append(go.Scatter(x=cut["xi"] - 0.39, y=cut["yi"] + 0.31, marker=marker, name="pruned", **corner))
     lost = table[table["failed"] > 0]
     if len(lost):
         marker = {"symbol": "circle", "size": 7, "color": "#b23a48"}
-        traces.append(go.Scatter(x=lost["xi"] - 0.41, y=lost["yi"] - 0.34, marker=marker, name="failed", **corner))
+        traces.append(go.Scatter(x=lost["xi"] - 0.39, y=lost["yi"] - 0.31, marker=marker, name="failed", **corner))
     return traces
 
 
@@ -268,7 +269,7 @@ def _outlines(chosen: pd.DataFrame) -> tuple[list[float | None], list[float | No
     x: list[float | None] = []
     y: list[float | None] = []
     for xi, yi in zip(chosen["xi"], chosen["yi"], strict=True):
-        left, right, low, high = xi - 0.44, xi + 0.44, yi - 0.44, yi + 0.44
+        left, right, low, high = xi - 0.48, xi + 0.48, yi - 0.47, yi + 0.47
         x += [left, right, right, left, left, None]
         y += [low, low, high, high, low, None]
     return x, y
