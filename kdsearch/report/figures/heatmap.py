@@ -253,15 +253,15 @@ def _marks(cells: Cells) -> list[go.Scatter]:
     few = table[(table["n"] > 0) & (table["n"] < FEW)]
     if len(few):
         marker = {"symbol": "triangle-up", "size": 8, "color": "#ffffff", "line": {"width": 1.4, "color": MARK}}
-        traces.append(go.Scatter(x=few["xi"] + 0.39, y=few["yi"] + 0.31, marker=marker, name="few", **corner))
+        traces.append(go.Scatter(x=few["xi"] + 0.35, y=few["yi"] + 0.28, marker=marker, name="few", **corner))
     cut = table[table["pruned"] > 0]
     if len(cut):
         marker = {"symbol": "x", "size": 8, "color": PRUNED, "line": {"width": 1, "color": "#ffffff"}}
-        traces.append(go.Scatter(x=cut["xi"] - 0.39, y=cut["yi"] + 0.31, marker=marker, name="pruned", **corner))
+        traces.append(go.Scatter(x=cut["xi"] - 0.35, y=cut["yi"] + 0.28, marker=marker, name="pruned", **corner))
     lost = table[table["failed"] > 0]
     if len(lost):
         marker = {"symbol": "circle", "size": 7, "color": "#b23a48"}
-        traces.append(go.Scatter(x=lost["xi"] - 0.39, y=lost["yi"] - 0.31, marker=marker, name="failed", **corner))
+        traces.append(go.Scatter(x=lost["xi"] - 0.35, y=lost["yi"] - 0.28, marker=marker, name="failed", **corner))
     return traces
 
 
@@ -269,7 +269,7 @@ def _outlines(chosen: pd.DataFrame) -> tuple[list[float | None], list[float | No
     x: list[float | None] = []
     y: list[float | None] = []
     for xi, yi in zip(chosen["xi"], chosen["yi"], strict=True):
-        left, right, low, high = xi - 0.48, xi + 0.48, yi - 0.47, yi + 0.47
+        left, right, low, high = xi - 0.45, xi + 0.45, yi - 0.44, yi + 0.44
         x += [left, right, right, left, left, None]
         y += [low, low, high, high, low, None]
     return x, y
