@@ -33,7 +33,7 @@ def start(tmp_path: Path) -> Iterator[Start]:
     def start(*arguments: object) -> subprocess.Popen[str]:
         environment = {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": str(Path(__file__).parent.parent.parent)}
         with (tmp_path / "commands.err").open("a") as errors:
-            command = [sys.executable, "-m", "kdsearch.cli", *map(str, arguments)]
+            command = [sys.executable, "-m", "kdsearch", *map(str, arguments)]
             process = subprocess.Popen(
                 command, cwd=tmp_path, env=environment, stdout=subprocess.PIPE, stderr=errors, text=True, start_new_session=True
             )
