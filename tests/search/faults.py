@@ -39,6 +39,7 @@ from kdsearch.spec.recipe import Recipe
 from tests.damage import damaged
 from tests.search.conftest import STUDY, launch, make_study, states
 from tests.search.drive import SESSION
+from tests.search.nodes import Nodes, cluster
 from tests.search.tabulated import trained
 
 BUDGET = 10
@@ -448,6 +449,55 @@ def weights_damaged(folder: Path, draw: random.Random, tries: int) -> Row:
     return _session_damaged(folder, draw, tries, harm, "weights, metrics or manifest cut or altered")
 
 
+# A node
+
+
+class _NodesDie(Progress):
+    """Ends a node at each of ``moments`` (trials done), and lets another join."""
+
+    def __init__(self, nodes: Nodes, run: Path, draw: random.Random, moments: list[int]) -> None:
+        super().__init__()
+        self._nodes, self._run, self._draw, self._moments = nodes, run, draw, moments
+        self.before: Finished = {}
+        self.notes: list[str] = []
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return Progress, ()  # Ray Tune writes down what it is given
+
+    def note(self, text: str) -> None:
+        self.notes.append(text)
+
+    def update(self, ledger: Ledger) -> None:
+        if self._moments and sum(book.counts.done for book in ledger.searches) >= self._moments[0]:
+            self._moments.pop(0)
+            self.before |= finished(self._run)
+            self._nodes.die(self._draw.choice(sorted(self._nodes.workers)))
+            self._nodes.join(f"n{len(self._nodes.names)}")
+
+
+def nodes_lost(nodes: Nodes, folder: Path, draw: random.Random, tries: int) -> Row:
+    """Of three nodes with stores of their own one dies and another joins, ``tries`` times in a study."""
+    while len(nodes.workers) < 3:
+        nodes.join(f"n{len(nodes.names)}")
+    study = make_study(folder, STUDY, "budget.trials=16", "pruner=none", "recipe.optim.learning_rate=0.2")
+    progress = _NodesDie(nodes, folder / "run", draw, sorted(draw.sample(range(2, 26), tries)))
+    options = RunOptions(address="auto", shared=False, session=SESSION)
+    outcome = run_study(study, Run(folder / "run").create(study), Store(nodes.folder / "driver"), options, progress)
+    assert outcome.exit_code == 0
+    assert states(read_trials(Run(folder / "run"))) == {"COMPLETE": 32}
+    times = Counter((key, epoch) for work in nodes.worked().values() for key, epoch, _, _ in work)
+    sees = progress.notes[-1] if progress.notes else "nothing"
+    lost = changed(progress.before, finished(folder / "run"))
+    return Row("one of three nodes lost, another joins", tries, lost, sum(times.values()) - len(times), f"`{sees}`")
+
+
+def node_lost(folder: Path, draw: random.Random, tries: int) -> Row:
+    """The same on a cluster of its own."""
+    folder.mkdir(parents=True)
+    with cluster(folder / "nodes") as nodes:
+        return nodes_lost(nodes, folder, draw, tries)
+
+
 # A full disk
 
 
@@ -495,6 +545,7 @@ def disk_full(folder: Path, draw: random.Random, tries: int) -> Row:
 FAULTS: dict[str, tuple[Callable[[Path, random.Random, int], Row], int]] = {
     "driver": (driver_killed, 20),
     "worker": (worker_killed, 8),
+    "node": (node_lost, 5),
     "sigterm": (driver_terminated, 5),
     "ctrl-c": (ctrl_c_twice, 5),
     "postgres": (postgres_restarted, 5),

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+import random
 import time
 from collections import Counter
 from collections.abc import Callable, Iterator
@@ -24,54 +25,19 @@ from kdsearch.search.options import RunOptions
 from kdsearch.search.progress import Progress
 from kdsearch.search.work import DEFAULT_SESSION
 from kdsearch.training.keys import key_of
-from tests.search.conftest import GRID, REPOSITORY, STUDY, make_study, states
+from tests.search.conftest import GRID, STUDY, make_study, states
 from tests.search.drive import SESSION
+from tests.search.faults import nodes_lost
+from tests.search.nodes import Nodes, cluster
 from tests.search.tabulated import trained
 
 pytestmark = pytest.mark.slow
-LOOPBACK = "127.0.0.2"
-"""Ray takes 127.0.0.1 in the address of a cluster for the machine's address on the network."""
-
-DEATH = {"health_check_initial_delay_ms": 500, "health_check_period_ms": 500, "health_check_failure_threshold": 4}
-"""A node that does not answer for two seconds is dead."""
-
-
-class Nodes:
-    """The driver's node, which trains nothing, and workers that come and go; each has a store in a folder of its own."""
-
-    def __init__(self, folder: Path) -> None:
-        from ray.cluster_utils import Cluster
-
-        self.folder = folder
-        self.cluster = Cluster(initialize_head=True, head_node_args=self._as("driver", 0) | {"_system_config": DEATH})
-        self.workers: dict[str, Any] = {}
-
-    def _as(self, name: str, cpus: int) -> dict[str, Any]:
-        environment = {"KDSEARCH_STORE": str(self.folder / name), "PYTHONPATH": str(REPOSITORY), "TABULATED_SECONDS": "0.1"}
-        environment["HOME"] = str(self.folder / f"home-{name}")
-        return {"num_cpus": cpus, "env_vars": environment, "include_dashboard": False, "node_ip_address": LOOPBACK}
-
-    def join(self, name: str, cpus: int = 1, **more: Any) -> None:
-        self.workers[name] = self.cluster.add_node(wait=True, **self._as(name, cpus), **more)
-
-    def die(self, name: str) -> None:
-        self.cluster.remove_node(self.workers.pop(name), allow_graceful=False)
-
-    def worked(self) -> dict[str, list[tuple[str, int, int, str]]]:
-        """What each node has trained."""
-        return {name: trained(self.folder / name) for name in ("driver", *"abcdg")}
 
 
 @pytest.fixture(scope="module")
 def nodes(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Nodes]:
-    ray = ray_backend.ray
-    made = Nodes(tmp_path_factory.mktemp("nodes"))
-    ray.init(
-        address=made.cluster.address, _node_ip_address=LOOPBACK, runtime_env={"env_vars": ray_backend._ENVIRONMENT}, log_to_driver=False
-    )
-    yield made
-    ray.shutdown()
-    made.cluster.shutdown()
+    with cluster(tmp_path_factory.mktemp("nodes")) as made:
+        yield made
 
 
 class _When(Progress):
@@ -206,3 +172,9 @@ def test_a_quarter_of_a_gpu_for_each_trial_lets_four_share_it_and_a_uri_gets_wha
     rows = read_trials(Run(tmp_path / "run"))
     assert len(rows) == 14
     assert all(anywhere.has(key) for row in rows for key in row.keys.values())
+
+
+def test_nodes_lost_at_random_moments_take_no_finished_trial_along(nodes: Nodes, tmp_path: Path) -> None:
+    row = nodes_lost(nodes, tmp_path, random.Random(1), 2)
+    assert (row.tries, row.lost) == (2, 0)
+    assert row.again <= 2 * 6
