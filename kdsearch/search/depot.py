@@ -13,8 +13,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from kdsearch.errors import StoreError
+from kdsearch.record.served import Served
 from kdsearch.record.store import Store
-from kdsearch.record.upstream import Served, Upstream
+from kdsearch.record.upstream import Upstream
 
 if TYPE_CHECKING:
     from kdsearch.spec.recipe import Data
@@ -50,7 +51,8 @@ class _Served:
     """The actor."""
 
     def __init__(self, root: str, limit: int, upstream: Upstream | None, wanted: Collection[Data]) -> None:
-        from kdsearch.training.lent import KIND, Lender
+        from kdsearch.training.lender import Lender
+        from kdsearch.training.lent import KIND
 
         self._served = Served(Store(root, blob_limit=limit, upstream=upstream))
         self._lender, self._lent = Lender(wanted), (f"{KIND}/", f"blobs/{KIND}/")

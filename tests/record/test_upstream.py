@@ -14,8 +14,9 @@ from kdsearch.errors import StoreError, UsageError
 from kdsearch.record import remote, store
 from kdsearch.record.files import without_password
 from kdsearch.record.remote import FolderByUri, is_uri, open_store
+from kdsearch.record.served import Served
 from kdsearch.record.store import Store
-from kdsearch.record.upstream import Served, packed, unpacked
+from kdsearch.record.upstream import packed, unpacked
 
 KEY, OTHER = "ab" * 32, "cd" * 32
 
