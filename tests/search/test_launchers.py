@@ -111,10 +111,17 @@ def short() -> Iterator[Path]:
     shutil.rmtree(made, ignore_errors=True)
 
 
+RAY_S_OWN = {6379, 8265, 10001, 52365}
+"""Ports that a Ray node takes for itself unless told otherwise."""
+
+
 def _free_port() -> int:
-    with socket.socket() as one:
-        one.bind((LOOPBACK, 0))
-        return int(one.getsockname()[1])
+    while True:
+        with socket.socket() as listener:
+            listener.bind((LOOPBACK, 0))
+            port = int(listener.getsockname()[1])
+        if port not in RAY_S_OWN:
+            return port
 
 
 def _environment(**more: str) -> dict[str, str]:
