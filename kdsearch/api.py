@@ -155,7 +155,7 @@ class Study:
         Raises:
             NothingEligible: nothing has finished.
         """
-        from kdsearch.analysis.eligible import ranked
+        from kdsearch.analysis.eligible import nothing_eligible, ranked
 
         rows = self.trials()
         names = [s.name for s in self.spec.strata_list()]
@@ -163,8 +163,7 @@ class Study:
             raise UsageError(f"no stratum {stratum!r}; the study has: {', '.join(names)}")
         chosen = [entry for name in names if stratum in (None, name) for entry in ranked(rows, self.spec, name, top)]
         if not chosen:
-            limits = f" that keeps {', '.join(map(str, self.spec.constraints))}" if self.spec.constraints else ""
-            raise NothingEligible(f"{self.folder}: no finished trial{limits} to choose from; see: kdsearch status {self.name}")
+            raise nothing_eligible(rows, self.spec, self.folder)
         return chosen
 
     def heatmap(self, x: str = "temperature", y: str = "width", **options: Any) -> Any:

@@ -8,12 +8,24 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from kdsearch.analysis.select import Selected, best, pareto
+from kdsearch.errors import NothingEligible
 
 if TYPE_CHECKING:
     from kdsearch.record.trials import TrialRow
     from kdsearch.spec.study import Study
 
 ALL = 1_000_000
+
+
+def nothing_eligible(rows: Sequence[TrialRow], study: Study, where: object) -> NothingEligible:
+    """The error of a study, recorded in ``where``, that has nothing to choose: unfinished, or nothing keeps its constraints."""
+    done = sum(row.role == "search" and row.state == "COMPLETE" for row in rows)
+    if done and study.constraints:
+        limits = " and ".join(map(str, study.constraints))
+        return NothingEligible(f"{where}: none of {done} finished trials keeps {limits}; give a larger bound, or add trials to the budget")
+    return NothingEligible(
+        f"{where}: no finished trial; run the study first: kdsearch run {study.name}, or see: kdsearch status {study.name}"
+    )
 
 
 def keeps_constraints(row: TrialRow, study: Study) -> bool:

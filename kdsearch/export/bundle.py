@@ -25,7 +25,8 @@ import torch
 from safetensors.torch import save
 from torch import Tensor
 
-from kdsearch.errors import DataError, ExportError, NothingEligible, StoreError, UsageError
+from kdsearch.analysis.eligible import nothing_eligible
+from kdsearch.errors import DataError, ExportError, StoreError, UsageError
 from kdsearch.export.agreement import Agreement, check
 from kdsearch.export.card import model_card
 from kdsearch.export.loader import WEIGHTS, load_exported, save_student
@@ -119,10 +120,7 @@ def export_study(
         import_onnx()
     found = best_of(study, rows, held, top=top)
     if not found:
-        limits = f" that keeps {', '.join(map(str, study.constraints))}" if study.constraints else ""
-        raise NothingEligible(
-            f"{study.name}: no finished trial{limits} to export; run the study first, or look at: kdsearch status {study.name}"
-        )
+        raise nothing_eligible(rows, study, study.name)
     alone = len(found) == 1 and len(study.strata_list()) == 1
     return [export_one(one, held, out if alone else out / one.slug, formats=formats, float_input=float_input) for one in found]
 

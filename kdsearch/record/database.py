@@ -44,7 +44,7 @@ def _gone(error: BaseException | None) -> bool:
     return False
 
 
-class PatientDatabase(RDBStorage):  # type: ignore[misc]
+class PatientDatabase(RDBStorage):
     """Optuna's database storage that outlasts a restart of the server. A step that was lost on the way is taken again; the one that
     may then happen twice, a new trial, leaves a RUNNING trial that the next driver closes as interrupted."""
 

@@ -137,7 +137,7 @@ def _last_line(file: Any, size: int) -> int:
     return 0
 
 
-class JournalFile(BaseJournalBackend):  # type: ignore[misc]
+class JournalFile(BaseJournalBackend):
     """Optuna's journal in one file, a line per step, each with a checksum.
 
     One process writes (the run's driver lock sees to it), so no lock file is needed that would outlive a killed driver.

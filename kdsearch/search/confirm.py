@@ -29,8 +29,7 @@ from kdsearch.analysis.confirm import (
     identity,
     test_metric,
 )
-from kdsearch.analysis.eligible import keeps_constraints, search_choices
-from kdsearch.errors import NothingEligible
+from kdsearch.analysis.eligible import keeps_constraints, nothing_eligible, search_choices
 from kdsearch.record.run import Run
 from kdsearch.record.store import Store
 from kdsearch.record.trials import TrialRow, read_trials
@@ -124,8 +123,7 @@ def confirm_study(
     rows = read_trials(run)
     candidates = {s.name: [c.params for c in search_choices(rows, study, s.name, top)] for s in study.strata_list()}
     if not any(candidates.values()):
-        limits = f" that keeps {', '.join(map(str, study.constraints))}" if study.constraints else ""
-        raise NothingEligible(f"{run.path}: no finished trial{limits} to confirm; run the study first: kdsearch run {study.name}")
+        raise nothing_eligible(rows, study, run.path)
     outcome: Outcome | None = None
     for round_ in (1, 2):
         jobs = list(

@@ -34,7 +34,7 @@ def _percentile(options: Pruner) -> BasePruner:
     )
 
 
-class _WarmPatient(optuna.pruners.PatientPruner):  # type: ignore[misc]
+class _WarmPatient(optuna.pruners.PatientPruner):
     """Optuna's PatientPruner has no warm-up of its own."""
 
     def __init__(self, warmup: int, patience: int, min_delta: float) -> None:

@@ -92,7 +92,7 @@ class _Gate:
         self._open.set()
 
 
-class _Trainable(tune.Trainable):  # type: ignore[misc]
+class _Trainable(tune.Trainable):
     """A worker's actor: one step is one epoch. It outlives its trial and takes the next one."""
 
     _worker: Worker | None = None
@@ -162,7 +162,7 @@ class _Dropped:
         return bool(self._waiting)
 
 
-class _Searcher(Searcher):  # type: ignore[misc]
+class _Searcher(Searcher):
     """Gives Tune what the ledger hands out. What happens to a trial goes through the scheduler, which sees every result."""
 
     def __init__(
@@ -226,7 +226,7 @@ class _Searcher(Searcher):  # type: ignore[misc]
         """Nothing to restore: a new ledger goes on from the record."""
 
 
-class _Scheduler(FIFOScheduler):  # type: ignore[misc]
+class _Scheduler(FIFOScheduler):
     """Passes each epoch to the ledger, which prunes, and ends a trial where the ledger says so."""
 
     def __init__(self, ledger: Ledger, searcher: _Searcher, progress: Progress) -> None:
@@ -243,7 +243,7 @@ class _Scheduler(FIFOScheduler):  # type: ignore[misc]
         return str(TrialScheduler.CONTINUE if goes_on else TrialScheduler.STOP)
 
 
-class _Watch(tune.Stopper):  # type: ignore[misc]
+class _Watch(tune.Stopper):
     """Leaves Tune's loop when somebody asked to stop. It raises past Tune, whose own way waits for every running epoch."""
 
     def __init__(self, stop: Stop) -> None:
@@ -258,7 +258,7 @@ class _Watch(tune.Stopper):  # type: ignore[misc]
         return False
 
 
-class _Notes(tune.Callback):  # type: ignore[misc]
+class _Notes(tune.Callback):
     """Tells when a worker died and its trial starts again."""
 
     def __init__(self, searcher: _Searcher, progress: Progress) -> None:

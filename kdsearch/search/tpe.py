@@ -35,7 +35,7 @@ class Memory:
     """Parameters → number → their values as Optuna counts; None where the trial lacks one."""
 
 
-class Tpe(optuna.samplers.TPESampler):  # type: ignore[misc]
+class Tpe(optuna.samplers.TPESampler):
     """Optuna's TPE, the same suggestions in less time: Optuna ranks and converts every past trial anew for each one (0.3 s a trial
     after 10,000, a third of it with a memory)."""
 

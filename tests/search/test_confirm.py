@@ -147,5 +147,5 @@ def test_the_baseline_keeps_the_constraints_too(go: Go, tmp_path: Path, constrai
 
 def test_nothing_to_confirm_is_exit_4(go: Go, confirm: Confirm) -> None:
     go("budget.trials=3")
-    with pytest.raises(NothingEligible, match=r"model_kib <= 1 to confirm"):
+    with pytest.raises(NothingEligible, match=r"none of \d+ finished trials keeps model_kib <= 1; give a larger bound"):
         confirm("budget.trials=3", 'constraints=["model_kib <= 1"]')
