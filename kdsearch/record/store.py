@@ -79,6 +79,8 @@ class Lease:
         self._owner = (os.getpid(), threading.get_ident())
         self._id = (str(path), *self._owner)
         if self._id in _HELD:
+            if not wait:
+                raise Leased(f"{path.name}: this thread is working on it")
             raise StoreError(f"{path.name}: this thread holds the lease already and would wait for itself for ever")
         with storage_errors(path):
             path.parent.mkdir(parents=True, exist_ok=True)

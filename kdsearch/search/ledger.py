@@ -103,6 +103,17 @@ class Ledger:
         return None
 
     @property
+    def planned(self) -> int:
+        """Trials of the whole study, baselines among them."""
+        return sum(book.counts.planned for book in (self.baselines, *self.searches))
+
+    @property
+    def waiting(self) -> int:
+        """Assignments that are still to be handed out."""
+        counts = [book.counts for book in (self.baselines, *self.searches)]
+        return len(self._late) + sum(max(0, count.planned - count.done - count.running) for count in counts)
+
+    @property
     def running(self) -> list[Assignment]:
         """Assignments that were handed out and have not ended."""
         return [given.assignment for given in self._open.values()]

@@ -5,7 +5,8 @@ What makes trials of a fraction of a second worth while (figures in tests/benchm
 - actors are reused (``reset_config``), so torch, data and tables stay loaded; they start their first trials together (:class:`_Gate`);
 - nothing is logged, synchronised or saved by Tune: no logger callbacks, no checkpoints, no experiment snapshots;
 - a trial is asked for only when a worker is free for it, so the sampler knows every result there is, and one worker sees the same
-  sequence as a run without Ray.
+  sequence as a run without Ray;
+- one of Tune's trials is a crew of ours (:mod:`kdsearch.search.crews`): small networks train several at a time in one actor.
 """
 
 from __future__ import annotations
@@ -53,26 +54,27 @@ from ray.tune.search import Searcher  # noqa: E402
 
 from kdsearch.errors import KDSearchError, StoreError  # noqa: E402
 from kdsearch.record.store import Store  # noqa: E402
+from kdsearch.search.crews import Crew, Crews  # noqa: E402
 from kdsearch.search.depot import Depot, open_depot  # noqa: E402
 from kdsearch.search.ledger import Assignment, Ledger  # noqa: E402
 from kdsearch.search.prerequisites import Prerequisite, Tally  # noqa: E402
 from kdsearch.search.progress import Progress  # noqa: E402
 from kdsearch.search.stopping import Leave, Stop  # noqa: E402
-from kdsearch.search.work import Event, Work, Worker, session_factory  # noqa: E402
+from kdsearch.search.work import Event, Work, Worker, Workers, session_factory  # noqa: E402
 
 if TYPE_CHECKING:
     from kdsearch.search.options import RunOptions
     from kdsearch.spec.recipe import Data
     from kdsearch.spec.study import Study
 
-_EVENT = "event"
+_EVENTS, _VERSION = "events", "version"
 _GATE_SECONDS = 10.0
 _SHORT_TRIAL = 30.0
 """Seconds. A node that joins gets trials by itself where they last longer than an actor takes to come up; see :class:`_Gate`."""
 
 
-class _Gate:
-    """Where actors wait for each other before their first trial.
+class _Desk:
+    """Where actors wait for each other before their first trial, and look who is in their crew.
 
     A process takes seconds to load torch. A trial that ends before another trial's actor is up makes Tune take that trial to the
     free actor and drop the one that is coming up; with short trials, again and again, so that all run on one actor.
@@ -81,6 +83,7 @@ class _Gate:
     def __init__(self, expected: int) -> None:
         self._missing = expected
         self._open = asyncio.Event()
+        self._crews: dict[str, tuple[int, list[Work]]] = {}
 
     async def arrive(self) -> None:
         """Wait until as many as are expected have come; at most ten seconds, since a cluster may have less room than it said."""
@@ -91,21 +94,41 @@ class _Gate:
             await asyncio.wait_for(self._open.wait(), _GATE_SECONDS)
         self._open.set()
 
+    async def write(self, trial: str, version: int, works: list[Work]) -> None:
+        """A trial's crew has changed; nobody is in it any more when the trial has ended."""
+        if works:
+            self._crews[trial] = version, works
+        else:
+            self._crews.pop(trial, None)
+
+    async def read(self, trial: str, version: int) -> tuple[int, list[Work]] | None:
+        """A trial's crew, where it is another than that of ``version``."""
+        found = self._crews.get(trial)
+        return found if found is not None and found[0] != version else None
+
 
 class _Trainable(tune.Trainable):
-    """A worker's actor: one step is one epoch. It outlives its trial and takes the next one."""
+    """A worker's actor: one step is one epoch of each member of a crew. It outlives its crew and takes the next one."""
 
-    _worker: Worker | None = None
+    _workers: Workers | None = None
     _passed = False
+    _desk_name: str | None = None
+    _desk: Any = None
 
     def setup(self, config: dict[str, Any]) -> None:
         work: Work = config["work"]
-        if self._worker is None and not self._passed:
+        self._crew, self._version, self._joined = config["crew"], 0, True
+        if config["desk"] != self._desk_name:
+            self._desk_name, self._desk = config["desk"], None
+            with contextlib.suppress(ValueError):  # nobody is waited for, and nobody joins, where there is no desk
+                self._desk = ray.get_actor(self._desk_name)
+        if self._workers is None and not self._passed:
             self._passed = True
-            with contextlib.suppress(Exception):  # a gate that is gone holds nobody
+            with contextlib.suppress(Exception):  # a desk that is gone holds nobody
                 session_factory(work.session)
-                ray.get(ray.get_actor(config["gate"]).arrive.remote())
-        self._worker = Worker(work)
+                ray.get(self._desk.arrive.remote())
+        self._workers = Workers()
+        self._workers.set([work])
 
     def reset_config(self, new_config: dict[str, Any]) -> bool:
         self.cleanup()
@@ -113,13 +136,21 @@ class _Trainable(tune.Trainable):
         return True
 
     def step(self) -> dict[str, Any]:
-        assert self._worker is not None
-        return {_EVENT: self._worker.step()}
+        assert self._workers is not None
+        if self._joined and self._desk is not None:  # always at first: an actor that died may have had others in its crew
+            with contextlib.suppress(ray.exceptions.RayActorError):  # the driver writes again to a desk that comes back
+                found = ray.get(self._desk.read.remote(self._crew, self._version))
+                if found is not None:
+                    self._version, works = found
+                    self._workers.set(works)
+        events = self._workers.step()
+        self._joined = any(event.stack > 1 for _, event in events) or len(events) != 1
+        return {_EVENTS: events, _VERSION: self._version}
 
     def cleanup(self) -> None:
-        if self._worker is not None:
-            self._worker.close()
-            self._worker = None
+        if self._workers is not None:
+            self._workers.close()
+            self._workers = None
 
 
 class _PastTune(BaseException):
@@ -144,42 +175,33 @@ class _Dropped:
     def __init__(self, retries: int) -> None:
         self._retries = retries
         self._times: Counter[str] = Counter()
-        self._waiting: list[Assignment] = []
 
-    def take(self, given: Assignment) -> bool:
-        """Keep an assignment to run again; False when that has been done as often as is tried."""
+    def again(self, given: Assignment) -> bool:
+        """Whether to run it again; False when that has been done as often as is tried."""
         self._times[given.id] += 1
-        again = self._times[given.id] <= self._retries
-        if again:
-            self._waiting.append(given)
-        return again
-
-    def next(self) -> Assignment | None:
-        """One to run again."""
-        return self._waiting.pop() if self._waiting else None
-
-    def __bool__(self) -> bool:
-        return bool(self._waiting)
+        return self._times[given.id] <= self._retries
 
 
 class _Searcher(Searcher):
-    """Gives Tune what the ledger hands out. What happens to a trial goes through the scheduler, which sees every result."""
+    """Gives Tune the crews. What happens to their members goes through the scheduler, which sees every result."""
 
     def __init__(
         self,
         ledger: Ledger,
-        config_of: Callable[[Assignment], dict[str, Any]],
+        crews: Crews,
+        config_of: Callable[[str, Assignment], dict[str, Any]],
         room: Callable[[], int],
         joined: Callable[[], bool],
         most: int,
         dropped: _Dropped,
     ) -> None:
-        """``room``: trials at a time; ``joined``: whether nodes have come since this searcher was made; ``most``: trials in all."""
+        """``room``: crews at a time; ``joined``: whether nodes have come since this searcher was made; ``most``: assignments in all."""
         super().__init__()
-        self._ledger, self._config_of, self._room, self._joined, self._left = ledger, config_of, room, joined, most
+        self._ledger, self._crews, self._config_of, self._room, self._joined = ledger, crews, config_of, room, joined
+        self._left = most
         self._dropped = dropped
-        self.assignment: dict[str, Assignment] = {}
-        """Tune's trial → the assignment that runs in it."""
+        self.crews: dict[str, Crew] = {}
+        """Tune's trial → the crew that runs in it."""
         self.exhausted = False
         """Whether the ledger has nothing more to hand out."""
         self._began: dict[str, float] = {}
@@ -188,33 +210,49 @@ class _Searcher(Searcher):
     def suggest(self, trial_id: str) -> dict[str, Any] | str | None:
         if self._left <= 0 or self._starts_anew():
             return str(Searcher.FINISHED)
-        if len(self.assignment) >= self._room():
+        if len(self.crews) >= self._room():
             return None
         with _past_tune():
-            given = self._dropped.next() or self._ledger.next()
-        if given is None:
+            crew = self._crews.start()
+        if crew is None:
             self.exhausted = True
             return str(Searcher.FINISHED)
         self._left -= 1
-        self.assignment[trial_id] = given
+        self.crews[trial_id] = crew
         self._began[trial_id] = time.monotonic()
-        return self._config_of(given)
+        [first] = crew.members.values()
+        return self._config_of(trial_id, first)
+
+    def take(self, trial_id: str, events: list[tuple[str, Event]]) -> Crew:
+        """Take an epoch of a crew; the crew as it then is."""
+        crew = self.crews[trial_id]
+        before = set(crew.members)
+        self._crews.take(crew, events, lambda: self._left > 0 and not self._starts_anew())
+        self._left -= len(set(crew.members) - before)
+        if not crew.members:
+            self._ended(trial_id)
+        return crew
 
     def _starts_anew(self) -> bool:
         """Whether short trials keep nodes that have joined from getting any; actors that come up together get each its own."""
         return self._joined() and bool(self._lasted) and statistics.median(self._lasted) < _SHORT_TRIAL
 
-    def ended(self, trial_id: str) -> Assignment | None:
-        """Forget a trial; gives the assignment that ran in it."""
-        if trial_id in self._began:
-            self._lasted.append(time.monotonic() - self._began.pop(trial_id))
-        return self.assignment.pop(trial_id, None)
+    def _ended(self, trial_id: str) -> None:
+        self._lasted.append(time.monotonic() - self._began.pop(trial_id))
+        del self.crews[trial_id]
 
     def on_trial_complete(self, trial_id: str, result: dict[str, Any] | None = None, error: bool = False) -> None:
-        given = self.ended(trial_id)
-        if given is not None and not self._dropped.take(given):
-            with _past_tune():
-                self._ledger.lost(given.id, "its worker process died again and again; look at memory, and at the machine's logs")
+        crew = self.crews.get(trial_id)
+        if crew is None:
+            return
+        self._ended(trial_id)
+        self._crews.ended(crew)
+        for given in crew.members.values():
+            if self._dropped.again(given):
+                self._crews.again(given)
+            else:
+                with _past_tune():
+                    self._ledger.lost(given.id, "its worker process died again and again; look at memory, and at the machine's logs")
 
     def on_trial_result(self, trial_id: str, result: dict[str, Any]) -> None:
         """The scheduler has taken it already."""
@@ -227,20 +265,19 @@ class _Searcher(Searcher):
 
 
 class _Scheduler(FIFOScheduler):
-    """Passes each epoch to the ledger, which prunes, and ends a trial where the ledger says so."""
+    """Passes each epoch to the ledger, which prunes, and ends a crew when all have left it."""
 
-    def __init__(self, ledger: Ledger, searcher: _Searcher, progress: Progress) -> None:
+    def __init__(self, ledger: Ledger, searcher: _Searcher, write: Callable[[str, Crew], None], progress: Progress) -> None:
         super().__init__()
-        self._ledger, self._searcher, self._progress = ledger, searcher, progress
+        self._ledger, self._searcher, self._write, self._progress = ledger, searcher, write, progress
 
     def on_trial_result(self, tune_controller: Any, trial: Trial, result: dict[str, Any]) -> str:
-        given = self._searcher.assignment[trial.trial_id]
         with _past_tune():
-            goes_on = self._ledger.report(given.id, result[_EVENT])
-        if not goes_on:
-            self._searcher.ended(trial.trial_id)
+            crew = self._searcher.take(trial.trial_id, result[_EVENTS])
+        if (crew.members and crew.version != result[_VERSION]) or (not crew.members and crew.version > 1):
+            self._write(trial.trial_id, crew)
         self._progress.update(self._ledger)
-        return str(TrialScheduler.CONTINUE if goes_on else TrialScheduler.STOP)
+        return str(TrialScheduler.CONTINUE if crew.members else TrialScheduler.STOP)
 
 
 class _Watch(tune.Stopper):
@@ -259,15 +296,18 @@ class _Watch(tune.Stopper):
 
 
 class _Notes(tune.Callback):
-    """Tells when a worker died and its trial starts again."""
+    """Tells when a worker died and its trials start again."""
 
-    def __init__(self, searcher: _Searcher, progress: Progress) -> None:
-        self._searcher, self._progress = searcher, progress
+    def __init__(self, searcher: _Searcher, crews: Crews, write: Callable[[str, Crew], None], progress: Progress) -> None:
+        self._searcher, self._crews, self._write, self._progress = searcher, crews, write, progress
 
     def on_trial_recover(self, iteration: int, trials: list[Trial], trial: Trial, **info: Any) -> None:
-        given = self._searcher.assignment.get(trial.trial_id)
-        name = trial.trial_id if given is None else given.id
-        self._progress.note(f"{name}: its worker process died; it goes on in another from its last epoch")
+        crew = self._searcher.crews[trial.trial_id]
+        for id in crew.members:
+            self._progress.note(f"{id}: its worker process died; it goes on in another from its last epoch")
+        if len(crew.members) > 1:
+            self._crews.part(crew)
+            self._write(trial.trial_id, crew)
 
 
 @contextlib.contextmanager
@@ -386,19 +426,25 @@ class RayBackend:
 
     def run(self, ledger: Ledger, work_of: Callable[[Assignment], Work], progress: Progress) -> None:
         """Run what the ledger hands out until it has nothing left."""
-        exhausted, dropped = False, _Dropped(self._retries)
-        while dropped or not exhausted:
+        exhausted, dropped, crews = False, _Dropped(self._retries), Crews(ledger, self.room)
+        while crews or not exhausted:
             self._stop.check()
-            exhausted = self._segment(ledger, work_of, progress, dropped)
+            exhausted = self._segment(ledger, crews, work_of, progress, dropped)
 
-    def _segment(self, ledger: Ledger, work_of: Callable[[Assignment], Work], progress: Progress, dropped: _Dropped) -> bool:
+    def _segment(self, ledger: Ledger, crews: Crews, work_of: Callable[[Assignment], Work], progress: Progress, dropped: _Dropped) -> bool:
         room = self.room()
-        gate = f"kdsearch-gate-{uuid.uuid4().hex}"
-        keeper = ray.remote(num_cpus=0)(_Gate).options(name=gate).remote(room)  # lives as long as this reference
+        name = f"kdsearch-desk-{uuid.uuid4().hex}"
+        desk = ray.remote(num_cpus=0, max_restarts=-1)(_Desk).options(name=name).remote(room)  # lives as long as this reference
         known = self._nodes
+
+        def write(trial: str, crew: Crew) -> None:
+            with contextlib.suppress(ray.exceptions.RayActorError):  # written again after the crew's next epoch
+                ray.get(desk.write.remote(trial, crew.version, [work_of(member) for member in crew.members.values()]))
+
         searcher = _Searcher(
             ledger,
-            lambda given: {"work": work_of(given), "gate": gate},
+            crews,
+            lambda trial, given: {"work": work_of(given), "desk": name, "crew": trial},
             self.room,
             lambda: not self._nodes <= known,
             self._options.segment,
@@ -408,7 +454,7 @@ class RayBackend:
             tune.with_resources(_Trainable, {"cpu": self._cpu, "gpu": self._gpu}),
             tune_config=tune.TuneConfig(
                 search_alg=searcher,
-                scheduler=_Scheduler(ledger, searcher, progress),
+                scheduler=_Scheduler(ledger, searcher, write, progress),
                 num_samples=-1,
                 reuse_actors=True,
                 trial_name_creator=lambda trial: trial.trial_id,
@@ -419,7 +465,7 @@ class RayBackend:
                 name="run",
                 verbose=0,
                 stop=_Watch(self._stop),
-                callbacks=[_Notes(searcher, progress)],
+                callbacks=[_Notes(searcher, crews, write, progress)],
                 failure_config=tune.FailureConfig(max_failures=self._retries),
                 checkpoint_config=tune.CheckpointConfig(checkpoint_at_end=False),
             ),
@@ -428,7 +474,7 @@ class RayBackend:
             tuner.fit()
         except _PastTune as past:
             raise past.error from None
-        ray.kill(keeper)
+        ray.kill(desk)
         assert self._folder is not None
         shutil.rmtree(Path(self._folder) / "run", ignore_errors=True)
         return searcher.exhausted

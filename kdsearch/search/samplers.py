@@ -18,6 +18,7 @@ from optuna.samplers import BaseSampler
 from kdsearch.search.tpe import Memory, make_tpe
 from kdsearch.spec.options import Sampler
 from kdsearch.spec.space import Parameter
+from kdsearch.spec.study import Study
 
 
 def _tpe(options: Sampler, seed: int, parameters: Sequence[Parameter], memory: Memory) -> BaseSampler:
@@ -82,6 +83,11 @@ def make_sampler(
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", optuna.exceptions.ExperimentalWarning)
         return row.build(options, seed, parameters, memory)
+
+
+def adaptive(study: Study) -> bool:
+    """Whether what trials gave has a say in which run next, or how long."""
+    return study.sampler.name in ("tpe", "gp") or study.pruner.name != "none"
 
 
 def distribution(parameter: Parameter) -> BaseDistribution:

@@ -166,6 +166,12 @@ class Resources(Frozen):
 
     cpu: Real = Field(1.0, description="CPU cores per trial; a whole number of them is its thread count.", gt=0)
     gpu: Real = Field(0.0, description="GPUs per trial; a fraction lets trials share one.", ge=0)
+    together: int | None = Field(
+        None,
+        description="Trials of small networks that one process trains at once, at most; they share its resources, and each is faster for "
+        "it. Default: as many as is fastest; with an adaptive sampler or a pruner, a sixth of the budget over all processes.",
+        ge=1,
+    )
 
 
 class Constraint(Frozen):

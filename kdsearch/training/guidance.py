@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 
 import torch
 import torch.nn.functional as F
@@ -11,13 +12,13 @@ from torch import Tensor, nn
 from kdsearch.spec.recipe import Distill
 from kdsearch.training.data import DataSet
 from kdsearch.training.hints import Hints
-from kdsearch.training.losses import distillation, scale, soft_constant, soft_targets
+from kdsearch.training.losses import Terms, distilled, scale, soft_constant, soft_targets
 from kdsearch.training.networks import autocast
 from kdsearch.training.teacher_outputs import Teacher
 
 
 class Guidance:
-    """Distillation of one run: :meth:`begin` an epoch, then a :meth:`loss` for each of its batches, then its :meth:`constant`."""
+    """Distillation of one run: :meth:`begin` an epoch, then :meth:`terms` for each of its batches, then its :meth:`constant`."""
 
     def __init__(
         self,
@@ -55,11 +56,14 @@ class Guidance:
         self._coefficients = []
         self._targets = torch.split(targets, size)
 
-    def loss(self, step: int, images: Tensor, student: Tensor, labels: Tensor, coefficient: float) -> Tensor:
-        """Loss of the epoch's batch ``step``: ``student`` (B, K) logits for normalised ``images``."""
+    def terms(self, step: int, images: Tensor, labels: Tensor, coefficient: float) -> Terms:
+        """What the student's logits for the normalised ``images`` of the epoch's batch ``step`` are held against.
+
+        With hints, after the student has seen the images.
+        """
         if self.cotrained is None and not self.live:
             self._coefficients.append(coefficient)
-            return distillation(student, labels, self._targets[step], self.distill, coefficient)
+            return distilled(labels, self._targets[step], self.distill, coefficient)
         if self.cotrained is not None:
             with autocast(self._device, self._dtype):
                 answers = [self.cotrained(images).float()]
@@ -67,13 +71,12 @@ class Guidance:
         else:
             heard = [teacher.logits(images) for teacher in self.teachers]
         targets = soft_targets(heard, self.distill.loss, self.distill.temperature)
-        found = distillation(student, labels, targets, self.distill, coefficient)
-        found = found + soft_constant(targets, self.distill.loss).mean() * (coefficient * self._factor)
+        more = soft_constant(targets, self.distill.loss).mean() * (coefficient * self._factor)
         if self.cotrained is not None and self.distill.cotrain is not None:
-            found = found + F.cross_entropy(answers[0], labels) * self.distill.cotrain.hard_weight
+            more = more + F.cross_entropy(answers[0], labels) * self.distill.cotrain.hard_weight
         if self.hints is not None:
-            found = found + self.hints(detach=self._detached)
-        return found
+            more = more + self.hints(detach=self._detached)
+        return replace(distilled(labels, targets, self.distill, coefficient), more=more)
 
     @property
     def _detached(self) -> bool:

@@ -16,6 +16,7 @@ Over a batch of B images and K classes, y the labels, z_S and z_T the student's 
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import dataclass
 from typing import Any
 
 import torch
@@ -49,7 +50,7 @@ def scale(loss: Loss, temperature: float, classes: int) -> float:
 
 
 def soft_constant(targets: Tensor, loss: Loss) -> Tensor:
-    """Of each image, what :func:`distillation` leaves out: −H(p_T) for ``kl``, else 0; (B, K) → (B,)."""
+    """Of each image, what :func:`distilled` leaves out: −H(p_T) for ``kl``, else 0; (B, K) → (B,)."""
     return -entropy(targets) if loss.soft == "kl" else torch.zeros(len(targets), device=targets.device)
 
 
@@ -58,20 +59,62 @@ def hard_weight(loss: Loss, coefficient: float) -> float:
     return 1.0 - coefficient if loss.hard_weight is None else loss.hard_weight
 
 
-def distillation(student: Tensor, labels: Tensor, targets: Tensor, distill: Distill, coefficient: float) -> Tensor:
-    """L without hints and without λ·s times :func:`soft_constant`; a term of weight 0 is not computed.
+@dataclass(frozen=True)
+class Terms:
+    """What the logits of one network for a batch of B images and K classes are held against."""
 
-    ``student`` (B, K) logits, ``labels`` (B,), ``targets`` of :func:`soft_targets`.
-    """
+    labels: Tensor
+    """(B,) int64."""
+    hard: float
+    """Weight h of the hard term."""
+    soft: float = 0.0
+    """Weight λ·s of the soft term."""
+    temperature: float = 1.0
+    squared: bool = False
+    """Whether the soft term is ``mse_logits``."""
+    targets: Tensor | None = None
+    """(B, K), of :func:`soft_targets`; None: no soft term."""
+    more: Tensor | None = None
+    """Added to the loss, whatever the logits: hints, a co-trained network's own loss."""
+
+
+def hard_labels(labels: Tensor) -> Terms:
+    """Cross-entropy with the labels, and nothing else."""
+    return Terms(labels, hard=1.0)
+
+
+def distilled(labels: Tensor, targets: Tensor, distill: Distill, coefficient: float) -> Terms:
+    """L without hints and without λ·s times :func:`soft_constant`."""
     loss = distill.loss
-    soft = coefficient * scale(loss, distill.temperature, student.shape[1])
-    result: Tensor = _Distillation.apply(
-        student, labels, targets, hard_weight(loss, coefficient), soft, distill.temperature, loss.soft == "mse_logits"
-    )
+    soft = coefficient * scale(loss, distill.temperature, targets.shape[1])
+    return Terms(labels, hard_weight(loss, coefficient), soft, distill.temperature, loss.soft == "mse_logits", targets)
+
+
+def weighted(logits: Tensor, terms: Sequence[Terms]) -> Tensor:
+    """Loss, without ``more``, of each of N networks with ``logits`` (N, B, K): (N,). All ``squared``, or none.
+
+    A term that has no weight in any of them is not computed. What comes out for a network does not depend on the others.
+    """
+    count = logits.shape[1]
+    labels = torch.stack([one.labels for one in terms]).unsqueeze(2)
+    rows = [(one.hard / count, one.soft / count, one.soft / count / one.temperature, one.temperature) for one in terms]
+    weights = torch.tensor(rows, dtype=logits.dtype, device=logits.device).view(len(terms), 4, 1, 1)
+    targets = None
+    if any(one.soft for one in terms):
+        targets = torch.stack([logits.new_zeros(logits.shape[1:]) if one.targets is None else one.targets for one in terms])
+    result: Tensor = _Weighted.apply(logits, labels, targets, weights, any(one.hard for one in terms), terms[0].squared)
     return result
 
 
-class _Distillation(Function):
+def distillation(student: Tensor, labels: Tensor, targets: Tensor, distill: Distill, coefficient: float) -> Tensor:
+    """L of one network, without hints and without λ·s times :func:`soft_constant`.
+
+    ``student`` (B, K) logits, ``labels`` (B,), ``targets`` of :func:`soft_targets`.
+    """
+    return weighted(student.unsqueeze(0), [distilled(labels, targets, distill, coefficient)])[0]
+
+
+class _Weighted(Function):
     """hard · H(y, softmax(z)) + soft · (H(q, softmax(z/τ)), or ‖z/τ − q‖²), mean over images, with its gradient in closed form.
 
     Autograd over the same terms starts three times as many operations, which is most of their time on ten classes.
@@ -79,37 +122,34 @@ class _Distillation(Function):
     """
 
     @staticmethod
-    def forward(
-        ctx: Any, student: Tensor, labels: Tensor, targets: Tensor, hard: float, soft: float, temperature: float, squared: bool
-    ) -> Tensor:
-        count = len(student)
-        found = gradient = of_targets = torch.zeros((), dtype=student.dtype, device=student.device)
-        if hard != 0:
-            logarithms = torch.log_softmax(student, 1)
-            picked = labels.unsqueeze(1)
-            found = logarithms.gather(1, picked).sum() * (-hard / count)
-            gradient = logarithms.exp_().scatter_add_(1, picked, student.new_full((1, 1), -1.0).expand_as(picked)).mul_(hard / count)
-        if soft != 0:
-            scaled = student / temperature if temperature != 1 else student
+    def forward(ctx: Any, student: Tensor, labels: Tensor, targets: Tensor | None, weights: Tensor, hard: bool, squared: bool) -> Tensor:
+        of_hard, of_soft, of_scaled, temperature = weights.unbind(1)
+        found = student.new_zeros(len(student))
+        gradient = of_targets = None
+        if hard:
+            logarithms = torch.log_softmax(student, 2)
+            found = found - logarithms.gather(2, labels).sum((1, 2)) * of_hard.flatten()
+            gradient = logarithms.exp_().scatter_add_(2, labels, student.new_full((1, 1, 1), -1.0).expand_as(labels)).mul_(of_hard)
+        if targets is not None:
+            scaled = student / temperature
             if squared:
                 difference = scaled - targets
-                found = found + difference.square().sum() * (soft / count)
-                of_soft, of_targets = difference * (2 * soft / count / temperature), difference * (-2 * soft / count)
+                found = found + difference.square().sum((1, 2)) * of_soft.flatten()
+                softly, of_targets = difference * (2 * of_scaled), difference * (-2 * of_soft)
             else:
-                logarithms = torch.log_softmax(scaled, 1)
-                found = found - (logarithms * targets).sum() * (soft / count)
-                of_soft = (logarithms.exp() * targets.sum(1, keepdim=True) - targets) * (soft / count / temperature)
-                of_targets = logarithms * (-soft / count)
-            gradient = gradient + of_soft
-        ctx.save_for_backward(gradient, of_targets if ctx.needs_input_grad[2] else None)
-        ctx.shape = student.shape
+                logarithms = torch.log_softmax(scaled, 2)
+                found = found - (logarithms * targets).sum((1, 2)) * of_soft.flatten()
+                of_targets = logarithms * -of_soft if ctx.needs_input_grad[2] else None
+                softly = (logarithms.exp_() * targets.sum(2, keepdim=True)).sub_(targets).mul_(of_scaled)
+            gradient = softly if gradient is None else gradient.add_(softly)
+        ctx.save_for_backward(torch.zeros_like(student) if gradient is None else gradient, of_targets)
         return found
 
     @staticmethod
     def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor | None, ...]:
         gradient, of_targets = ctx.saved_tensors
-        student = (gradient * grads[0]).expand(ctx.shape)
-        return student, None, None if of_targets is None else (of_targets * grads[0]).expand(ctx.shape), None, None, None, None
+        factor = grads[0].view(-1, 1, 1)
+        return gradient * factor, None, None if of_targets is None else of_targets * factor, None, None, None
 
 
 def distillation_value(student: Tensor, labels: Tensor, teachers: Sequence[Tensor], distill: Distill, coefficient: float) -> Tensor:

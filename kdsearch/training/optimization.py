@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import copy
+from collections import defaultdict
+from collections.abc import Hashable, Sequence
 from typing import Any
 
 import torch
@@ -37,6 +40,40 @@ def make_optimizer(optim: Optim, *networks: nn.Module) -> torch.optim.Optimizer:
         return torch.optim.SGD(groups, lr=rate, momentum=optim.momentum, nesterov=optim.momentum > 0, fused=True)
     kind = torch.optim.Adam if optim.optimizer == "adam" else torch.optim.AdamW
     return kind(groups, lr=rate, fused=True)
+
+
+class Together:
+    """Optimizers of several networks, stepped as one: the same steps, started once. Their state stays theirs."""
+
+    def __init__(self, optimizers: Sequence[tuple[torch.optim.Optimizer, Hashable]]) -> None:
+        """``optimizers``: each with what its learning rate follows from, the same for two where they have the same rates all along."""
+        groups: dict[tuple[Any, ...], dict[str, Any]] = {}
+        self._rates: list[tuple[dict[str, Any], dict[str, Any]]] = []
+        for optimizer, rate in optimizers:
+            for group in optimizer.param_groups:
+                settings = tuple(sorted((name, value) for name, value in group.items() if name not in ("params", "lr")))
+                joint = groups.get((type(optimizer), rate, settings))
+                if joint is None:
+                    joint = groups[type(optimizer), rate, settings] = {**group, "params": []}
+                    self._rates.append((joint, group))
+                joint["params"] += group["params"]
+        self._joint = []
+        for kind in {type(optimizer) for optimizer, _ in optimizers}:
+            members = [optimizer for optimizer, _ in optimizers if type(optimizer) is kind]
+            joined = copy.copy(members[0])
+            joined.param_groups = [group for (of_kind, *_), group in groups.items() if of_kind is kind]
+            joined.state = defaultdict(dict)
+            for member in members:
+                joined.state |= {tensor: member.state[tensor] for group in member.param_groups for tensor in group["params"]}
+            self._joint.append(joined)
+
+    def step(self) -> None:
+        """A step of each, with the learning rates that they have now; gradients are let go."""
+        for joint, own in self._rates:
+            joint["lr"] = own["lr"]
+        for optimizer in self._joint:
+            optimizer.step()
+            optimizer.zero_grad(set_to_none=True)
 
 
 def optimizer_state(optimizer: torch.optim.Optimizer) -> dict[str, Tensor]:

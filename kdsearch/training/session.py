@@ -5,30 +5,31 @@ from __future__ import annotations
 import math
 import time
 import warnings
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
 import torch
-import torch.nn.functional as F
 from safetensors.torch import save
 from torch import Tensor, nn
 
 from kdsearch.errors import Diverged
 from kdsearch.record.store import Lease, Store
 from kdsearch.spec.recipe import Recipe
-from kdsearch.training import checkpoint, schedules
+from kdsearch.training import checkpoint
 from kdsearch.training.data import load
 from kdsearch.training.environment import environment
+from kdsearch.training.epoch import Epoch, Training, run
 from kdsearch.training.evaluate import score
 from kdsearch.training.guidance import Guidance
 from kdsearch.training.hints import Hints
 from kdsearch.training.keys import key_of
 from kdsearch.training.losses import entropy, soft_targets
 from kdsearch.training.models import build
-from kdsearch.training.networks import autocast, bring, initial, load_trained, packed_kib, size
+from kdsearch.training.networks import bring, initial, load_trained, packed_kib, size
 from kdsearch.training.optimization import load_optimizer_state, make_optimizer, optimizer_state
-from kdsearch.training.quantizers.base import after_step, canonical_state, load_canonical_state, quantize, refresh, set_progress
-from kdsearch.training.streams import order, stream
+from kdsearch.training.quantizers.base import canonical_state, load_canonical_state
+from kdsearch.training.stacked import stack_size
+from kdsearch.training.streams import stream
 from kdsearch.training.teacher_outputs import Teacher, answered, trained_teacher
 from kdsearch.training.views import Views
 
@@ -58,18 +59,21 @@ class Session:
         live_teachers: bool = False,
         on_progress: Progress | None = None,
         role: str = "",
+        wait: bool = True,
     ) -> None:
-        """``live_teachers`` asks trained teachers anew in every step instead of reading their tables (to compare the two)."""
+        """``wait``: else raise :class:`~kdsearch.record.store.Leased` where the same recipe, or one it needs, is being trained already.
+
+        ``live_teachers`` asks trained teachers anew in every step instead of reading their tables (to compare the two)."""
         self.recipe, self.store, self.device, self.threads = recipe, store, device, threads
         self.key = key_of(recipe)
-        self._live, self._on_progress, self._role = live_teachers, on_progress, role
+        self._live, self._on_progress, self._role, self._wait = live_teachers, on_progress, role, wait
         self._given = 0
         self._rows: list[Row] = []
         self._metrics: dict[str, Any] | None = None
         self._lease: Lease | None = None
         torch.set_num_threads(threads)
         if not store.has(self.key):
-            self._lease = store.lease(self.key)
+            self._lease = store.lease(self.key, wait=wait)
         try:
             if store.has(self.key):
                 self._replay()
@@ -109,28 +113,50 @@ class Session:
         self._given = max(before, len(self._rows) - (1 if self._metrics is not None else 0))
         return self._given - before
 
+    @property
+    def stack(self) -> int:
+        """Sessions of this kind that :meth:`step_together` trains best at once; 1: each by itself, or nothing to train."""
+        return max(1, self._training.stack) if self._metrics is None else 1
+
     def step(self) -> Row:
         """The next epoch: ``epoch`` (from 1), ``train_loss``, ``val_loss``, ``val_accuracy`` (percent), with ``evaluate_on: test``
         ``test_loss`` and ``test_accuracy`` too, ``coefficient`` and ``learning_rate`` of its last step, ``seconds``.
 
         Raises :class:`Diverged` when a loss is not finite. After the last epoch the entry is in the store.
         """
-        if self._given < len(self._rows):
-            self._given += 1
-            return dict(self._rows[self._given - 1])
-        if self._metrics is not None:
-            raise RuntimeError("the run is finished")
-        torch.set_num_threads(self.threads)
-        row = self._evaluated({"epoch": 1}) if self.recipe.pretrained else self._epoch(len(self._rows) + 1)
-        self._rows.append(row)
-        self._given = len(self._rows)
-        if len(self._rows) == self.epochs:
-            self._finish()
-        else:
-            self.store.save_checkpoint(self.key, len(self._rows), self._state())
-        if self._on_progress is not None:
-            self._on_progress({"role": self._role, "key": self.key, "epoch": len(self._rows), "epochs": self.epochs, "row": dict(row)})
-        return dict(row)
+        [found] = Session.step_together([self])
+        if isinstance(found, Exception):
+            raise found
+        return found
+
+    @staticmethod
+    def step_together(sessions: Sequence[Session]) -> list[Row | Exception]:
+        """:meth:`step` of each, at once where they are of one kind: the same rows (but for ``seconds``, each its share), in less time."""
+        found: dict[int, Row | Exception] = {}
+        kinds: dict[Any, list[tuple[int, Epoch | None]]] = {}
+        for index, session in enumerate(sessions):
+            try:
+                epoch = session._begin()
+            except Exception as error:
+                found[index] = error
+            else:
+                kind = None if epoch is None else epoch.training.kind
+                kinds.setdefault(index if kind is None else kind, []).append((index, epoch))
+        for of_kind in kinds.values():
+            try:
+                epochs = [epoch for _, epoch in of_kind if epoch is not None]
+                if epochs:
+                    torch.set_num_threads(sessions[of_kind[0][0]].threads)
+                    run(epochs)
+            except Exception as error:
+                found |= {index: error for index, _ in of_kind}
+                continue
+            for index, epoch in of_kind:
+                try:
+                    found[index] = sessions[index]._end(epoch)
+                except Exception as error:
+                    found[index] = error
+        return [found[index] for index in range(len(sessions))]
 
     def close(self) -> None:
         """Give the lease up; checkpoints stay."""
@@ -171,18 +197,26 @@ class Session:
         trained = [network for network in (self.model, self.cotrained, hints) if network is not None]
         for network in trained:
             network.to(device)
-        self._guidance = self._guided(hints)
-        self._optimizer = make_optimizer(recipe.optim, *trained)
-        self._parameters = [parameter for network in trained for parameter in network.parameters()]
-        self._views = Views(dataset, dataset.train, recipe.data.augment, recipe.seed, device)
-        self._labels = dataset.train.labels.to(device)
-        self._batches = -(-len(self._labels) // recipe.optim.batch_size)
+        views = Views(dataset, dataset.train, recipe.data.augment, recipe.seed, device)
+        self._training = Training(
+            recipe,
+            self.model,
+            make_optimizer(recipe.optim, *trained),
+            [parameter for network in trained for parameter in network.parameters()],
+            self._guided(hints),
+            views,
+            dataset.train.labels.to(device),
+            device,
+            stack_size(recipe, dataset.shape, device, self.threads),
+        )
         self._resume()
 
     def _train_child(self, path: str, child: Recipe) -> None:
         if not self.store.has(key_of(child)):
             role = f"{self._role}.{path}".strip(".")
-            with Session(child, self.store, device=self.device, threads=self.threads, on_progress=self._on_progress, role=role) as session:
+            with Session(
+                child, self.store, device=self.device, threads=self.threads, on_progress=self._on_progress, role=role, wait=self._wait
+            ) as session:
                 session.skip_recorded()
                 while not session.finished:
                     session.step()
@@ -232,50 +266,36 @@ class Session:
 
     # Training
 
-    def _epoch(self, epoch: int) -> Row:
-        recipe, optim, guidance = self.recipe, self.recipe.optim, self._guidance
-        device = self.device
-        start = time.perf_counter()
-        # Only a network with random layers of its own (dropout) draws from this; restarted every epoch so that resuming is exact.
-        torch.manual_seed(stream(recipe.seed, "epoch", epoch))
-        positions = order(recipe.seed, epoch, self._views.numbers)
-        labels = torch.split(self._labels[positions], optim.batch_size)
-        if guidance is not None:
-            guidance.begin(epoch, positions, optim.batch_size)
-        total = torch.zeros((), device=device)
-        done, steps = (epoch - 1) * self._batches, optim.epochs * self._batches
-        rate = weight = 0.0
-        staged = recipe.precision is not None and bool(recipe.precision.stages)
-        self.model.train()
-        for index, images in enumerate(self._views.batches(epoch, positions, optim.batch_size)):
-            fraction = (done + index) / steps
-            if staged:
-                set_progress(self.model, fraction)
-            rate = schedules.learning_rate(optim, fraction)
-            for group in self._optimizer.param_groups:
-                group["lr"] = rate
-            quantize(self.model)
-            with autocast(device, optim.dtype):
-                logits = self.model(images).float()
-            if guidance is None:
-                loss = F.cross_entropy(logits, labels[index])
-            else:
-                weight = schedules.coefficient(guidance.distill.coefficient, guidance.distill.schedule, fraction)
-                loss = guidance.loss(index, images, logits, labels[index], weight)
-            self._optimizer.zero_grad(set_to_none=True)
-            torch.autograd.backward(loss)
-            if optim.gradient_clip is not None:
-                nn.utils.clip_grad_norm_(self._parameters, optim.gradient_clip)
-            self._optimizer.step()
-            after_step(self.model)
-            refresh(self.model, done + index + 1)
-            total += loss.detach() * len(images)
-        if guidance is not None:
-            total += guidance.constant()
-        train_loss = float(total) / len(self._labels)
-        self._check(epoch, "training", train_loss)
-        row = self._evaluated({"epoch": epoch, "train_loss": train_loss})
-        return {**row, "coefficient": weight, "learning_rate": rate, "seconds": time.perf_counter() - start}
+    def _begin(self) -> Epoch | None:
+        """The epoch to run; None where there is a row without running one."""
+        if self._given < len(self._rows) or self._metrics is not None or self.recipe.pretrained is not None:
+            return None
+        torch.set_num_threads(self.threads)
+        return Epoch(self._training, len(self._rows) + 1)
+
+    def _end(self, epoch: Epoch | None) -> Row:
+        if self._given < len(self._rows):
+            self._given += 1
+            return dict(self._rows[self._given - 1])
+        if self._metrics is not None:
+            raise RuntimeError("the run is finished")
+        row = self._evaluated({"epoch": 1}) if epoch is None else self._trained(epoch)
+        self._rows.append(row)
+        self._given = len(self._rows)
+        if len(self._rows) == self.epochs:
+            self._finish()
+        else:
+            self.store.save_checkpoint(self.key, len(self._rows), self._state())
+        if self._on_progress is not None:
+            self._on_progress({"role": self._role, "key": self.key, "epoch": len(self._rows), "epochs": self.epochs, "row": dict(row)})
+        return dict(row)
+
+    def _trained(self, epoch: Epoch) -> Row:
+        self._check(epoch.number, "training", epoch.loss)
+        began = time.perf_counter()
+        row = self._evaluated({"epoch": epoch.number, "train_loss": epoch.loss})
+        seconds = epoch.seconds + time.perf_counter() - began
+        return {**row, "coefficient": epoch.coefficient, "learning_rate": epoch.learning_rate, "seconds": seconds}
 
     def _evaluated(self, row: Row) -> Row:
         data = self.recipe.data
@@ -295,11 +315,11 @@ class Session:
     # State
 
     def _state(self) -> bytes:
-        parts: dict[str, dict[str, Tensor]] = {"model": canonical_state(self.model), "optimizer": optimizer_state(self._optimizer)}
+        parts: dict[str, dict[str, Tensor]] = {"model": canonical_state(self.model), "optimizer": optimizer_state(self._training.optimizer)}
         if self.cotrained is not None:
             parts["cotrained"] = canonical_state(self.cotrained)
-        if self._guidance is not None and self._guidance.hints is not None:
-            parts["hints"] = self._guidance.hints.state_dict()
+        if self._training.guidance is not None and self._training.guidance.hints is not None:
+            parts["hints"] = self._training.guidance.hints.state_dict()
         return checkpoint.pack(parts, {"rows": self._rows})
 
     def _resume(self) -> None:
@@ -310,9 +330,9 @@ class Session:
         load_canonical_state(self.model, parts["model"])
         if self.cotrained is not None:
             load_canonical_state(self.cotrained, parts["cotrained"])
-        if self._guidance is not None and self._guidance.hints is not None:
-            self._guidance.hints.load_state_dict(parts.get("hints", {}))
-        load_optimizer_state(self._optimizer, parts.get("optimizer", {}))
+        if self._training.guidance is not None and self._training.guidance.hints is not None:
+            self._training.guidance.hints.load_state_dict(parts.get("hints", {}))
+        load_optimizer_state(self._training.optimizer, parts.get("optimizer", {}))
         self._rows = header["rows"]
 
     def _finish(self) -> None:
@@ -338,7 +358,7 @@ class Session:
     def _about_teachers(self) -> dict[str, float]:
         """``teacher_accuracy``: mean of the teachers' accuracies in percent, on the images the student is measured on;
         ``teacher_entropy``: mean entropy in nats of the labels they give there, softened at this recipe's temperature."""
-        distill, guidance = self.recipe.distill, self._guidance
+        distill, guidance = self.recipe.distill, self._training.guidance
         if distill is None or guidance is None:
             return {}
         split = "test" if self.dataset.validation is None else "validation"

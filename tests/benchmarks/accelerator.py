@@ -71,14 +71,14 @@ class Trial:
     def step(self) -> None:
         """All that a training step does between two batches."""
         assert self.recipe.distill is not None
-        quantize(self.model)
+        quantize([self.model])
         logits = self.network(self.images)
         loss = distillation(logits.float(), self.labels, self.targets, self.recipe.distill, 0.5)
         self.optimizer.zero_grad(set_to_none=True)
         torch.autograd.backward(loss)
         self.optimizer.step()
         after_step(self.model)
-        refresh(self.model, 1)
+        refresh([(self.model, 1)])
         self.loss = loss.detach()
 
     def captured(self) -> Callable[[], None]:

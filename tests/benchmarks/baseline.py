@@ -138,7 +138,7 @@ class Trial(tune.Trainable):  # type: ignore[misc]
             self.optimizer.step()
             after_step(self.student)
             self.done += 1
-            refresh(self.student, self.done)
+            refresh([(self.student, self.done)])
         self.student.eval()
         with torch.no_grad(), cached():
             correct = sum(int((self.student(part).argmax(1) == answer).sum()) for part, answer in self._validation())

@@ -17,6 +17,7 @@ from kdsearch.record.store import Store
 from kdsearch.spec.recipe import Hint, Model, Recipe
 from kdsearch.training.hints import Hints
 from kdsearch.training.keys import key_of
+from kdsearch.training.losses import weighted
 from kdsearch.training.models import CifarResNet, build
 from kdsearch.training.session import Session
 from kdsearch.training.train import train
@@ -116,11 +117,14 @@ def test_apprentices_three_terms_add_up(store: Store, recipe: Make) -> None:
     }
     made = recipe(distill=distill, data={"name": "digits", "validation": 0.4})
     with Session(made, store) as session:
-        assert session.cotrained is not None and session._guidance is not None
+        guidance = session._training.guidance
+        assert session.cotrained is not None and guidance is not None
         images = session.dataset.normalise(session.dataset.train.images[:16])  # type: ignore[index]
         labels = session.dataset.train.labels[:16]
         apprentice, teacher = session.model(images), session.cotrained(images)
-        found = session._guidance.loss(0, images, apprentice, labels, 0.5)
+        terms = guidance.terms(0, images, labels, 0.5)
+        assert terms.more is not None
+        found = weighted(apprentice.unsqueeze(0), [terms])[0] + terms.more
         soft = -(teacher.softmax(1) * apprentice.log_softmax(1)).sum(1).mean()
         expected = F.cross_entropy(teacher, labels) + 0.5 * F.cross_entropy(apprentice, labels) + 0.5 * soft
         torch.testing.assert_close(found, expected)

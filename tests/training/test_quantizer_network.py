@@ -55,7 +55,7 @@ def train(model: nn.Module, steps: int, start: int = 0, total: int = 100) -> Non
         cross_entropy(model(x), y).backward()
         optimizer.step()
         after_step(model)
-        refresh(model, done + 1)
+        refresh([(model, done + 1)])
 
 
 def snapshot(model: nn.Module) -> dict[str, Tensor]:
@@ -135,7 +135,7 @@ def test_with_every_quantizer_training_makes_the_loss_fall(weights: str | None, 
         loss.backward()
         optimizer.step()
         after_step(model)
-        refresh(model, done + 1)
+        refresh([(model, done + 1)])
         losses.append(loss.item())
     assert losses[-1] < losses[0]
 
@@ -177,7 +177,7 @@ def test_after_each_step_the_step_size_belongs_to_the_weights_that_are_evaluated
     model = quantized(weights=TWO_BITS)
     train(model, 3)
     before = steps_of(model)
-    refresh(model, 3)
+    refresh([(model, 3)])
     assert steps_of(model) == before
     model.eval()
     x = batch()[0]
@@ -336,13 +336,13 @@ def test_weights_quantized_in_one_pass_are_those_quantized_one_by_one_and_so_are
     optimizers = [torch.optim.SGD(model.parameters(), lr=0.05) for model in (one, all_at_once)]
     for step in range(3):
         x, y = batch(step)
-        quantize(all_at_once)
+        quantize([all_at_once])
         for model, optimizer in zip((one, all_at_once), optimizers, strict=True):
             optimizer.zero_grad()
             cross_entropy(model(x), y).backward()
             optimizer.step()
             after_step(model)
-            refresh(model, step + 1)
+            refresh([(model, step + 1)])
     assert all(torch.equal(a, b) for a, b in zip(one.state_dict().values(), all_at_once.state_dict().values(), strict=True))
     first, second = quantized_layers(one), quantized_layers(all_at_once)
     assert all(torch.equal(first[name][0].grad, second[name][0].grad) for name in first)  # type: ignore[arg-type]

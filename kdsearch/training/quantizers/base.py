@@ -5,10 +5,10 @@ In a training loop::
     apply_precision(model, precision)          # after the weights are initialised; then load_canonical_state, if any
     for done in range(steps):
         set_progress(model, done / steps)      # progressive precision: the stage in force
-        quantize(model)                        # all weights in one pass, where their quantizer can
+        quantize([model])                      # all weights in one pass, where their quantizer can
         loss(model(x)).backward(); optimizer.step()
         after_step(model)                      # BinaryConnect's clipping, positive learned steps
-        refresh(model, done + 1)               # Shin's step size, as its policy says
+        refresh([(model, done + 1)])           # Shin's step size, as its policy says
 
 so that weights and step sizes agree whenever the network is evaluated or saved. Under ``with cached():`` weights are quantized
 once for a whole evaluation.
@@ -25,7 +25,7 @@ network stays full precision too (Apprentice); what the first layer reads is the
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from importlib import import_module
 from typing import Self, cast
 
@@ -54,8 +54,8 @@ class Quantizer(nn.Module):
         """Buffers were loaded from a checkpoint."""
 
     @classmethod
-    def refresh(cls, due: Sequence[tuple[Self, Tensor]], step: int) -> None:
-        """After ``step`` optimizer steps: compute again what is a function of the weights, for all of a network's (quantizer, weight)."""
+    def refresh(cls, due: Sequence[tuple[Self, Tensor, int]]) -> None:
+        """After optimizer steps: compute again what is a function of the weights, for each (quantizer, weight, steps done)."""
 
     def after_step(self, x: Tensor) -> None:
         """After an optimizer step: put master weights and learned parameters back where they are allowed."""
@@ -74,7 +74,7 @@ class WeightQuantizer(Quantizer, ABC):
 
     @classmethod
     def forward_all(cls, due: Sequence[tuple[Self, Tensor]]) -> Sequence[Tensor] | None:
-        """forward(w) of each of a network's (quantizer, weight) in one pass; None where each is to be computed when it is needed.
+        """forward(w) of each (quantizer, weight) in one pass; None where each is to be computed when it is needed.
 
         On a small network starting an operation takes longer than the operation.
         """
@@ -136,6 +136,10 @@ class Stages(nn.Module):
             return self.ready
         active = self._quantizers[self._current]
         return x if active is None else cast(Tensor, active(x))
+
+    def keep(self, value: Tensor | None) -> None:
+        """Set :attr:`ready`; a module's own way of setting attributes takes longer than a small quantizer."""
+        self.__dict__["ready"] = value
 
     def set_progress(self, fraction: float) -> bool:
         """Go to the stage of this fraction of training; whether that is another stage than before."""
@@ -220,80 +224,89 @@ def _relus(model: nn.Module, keep: tuple[str, ...]) -> list[nn.ReLU]:
     return relus[:-1] if "last" in keep else relus
 
 
-def _containers(model: nn.Module) -> list[tuple[str, nn.Module, Stages]]:
-    """Of each quantized weight or ReLU: the layer's name, the layer, its stages. Found once, as every training step asks for them."""
+def _containers(model: nn.Module) -> list[tuple[str, Tensor, Stages]]:
+    """Of each quantized weight or ReLU: the layer's name, its master weight (an empty tensor for a ReLU), its stages. Found once, as
+    every training step asks for them."""
     known = model.__dict__.get("_quantized")
     if known is None:
         known = _find_containers(model)
-    return cast(list[tuple[str, nn.Module, Stages]], known)
+    return cast(list[tuple[str, Tensor, Stages]], known)
 
 
-def _find_containers(model: nn.Module) -> list[tuple[str, nn.Module, Stages]]:
+def _find_containers(model: nn.Module) -> list[tuple[str, Tensor, Stages]]:
     found = []
     for name, module in model.named_modules():
         if parametrize.is_parametrized(module, "weight"):
-            found.append((name, module, cast(Stages, cast(nn.ModuleDict, module.parametrizations)["weight"].get_submodule("0"))))
+            held = cast(nn.ModuleDict, module.parametrizations)["weight"]
+            found.append((name, cast(Tensor, held.original), cast(Stages, held.get_submodule("0"))))
         elif isinstance(module, nn.ReLU) and isinstance(getattr(module, "quantizer", None), Stages):
-            found.append((name, module, cast(Stages, module.quantizer)))
+            found.append((name, torch.empty(0), cast(Stages, module.quantizer)))
     return found
 
 
-def _master(layer: nn.Module) -> Tensor:
-    """Full-precision weight of a quantized layer; an empty tensor for a ReLU."""
-    if isinstance(layer, nn.ReLU):
-        return torch.empty(0)
-    return cast(Tensor, cast(nn.ModuleDict, layer.parametrizations)["weight"].original)
+def weight_of(layer: nn.Module) -> Callable[[], Tensor]:
+    """What ``layer.weight`` gives, quantized where the layer is, in a tenth of the time."""
+    if not parametrize.is_parametrized(layer, "weight"):
+        weight = cast(Tensor, layer.weight)
+        return lambda: weight
+    held = cast(nn.ModuleDict, layer.parametrizations)["weight"]
+    master, stages = cast(Tensor, held.original), cast(Stages, held.get_submodule("0"))
+    return lambda: stages.forward(master)
 
 
 def quantized_layers(model: nn.Module) -> dict[str, tuple[Tensor, WeightQuantizer]]:
     """Of each layer whose weight is quantized now: name → (master weight, quantizer). Full-precision stages are left out."""
     found = {}
-    for name, layer, stages in _containers(model):
+    for name, master, stages in _containers(model):
         if isinstance(stages.active, WeightQuantizer):
-            found[name] = (_master(layer), stages.active)
+            found[name] = (master, stages.active)
     return found
 
 
 def set_progress(model: nn.Module, fraction: float) -> None:
     """Put the stage of ``fraction`` (0 to 1) of training in force; quantizers that come into force start from the weights."""
-    for _, layer, stages in _containers(model):
+    for _, master, stages in _containers(model):
         if stages.set_progress(fraction) and stages.active is not None:
-            stages.active.start(_master(layer).detach())
+            stages.active.start(master.detach())
 
 
-def quantize(model: nn.Module) -> None:
+def quantize(models: Sequence[nn.Module]) -> None:
     """Before a training step: compute the quantized weights that can be computed together. :func:`after_step` lets them go."""
-    due: dict[type[WeightQuantizer], list[tuple[Stages, WeightQuantizer, Tensor]]] = {}
-    for _, layer, stages in _containers(model):
-        active = stages.active
-        if isinstance(active, WeightQuantizer):
-            due.setdefault(type(active), []).append((stages, active, _master(layer)))
-    for kind, of_kind in due.items():
+    due: dict[tuple[type[WeightQuantizer], int], list[tuple[Stages, WeightQuantizer, Tensor]]] = {}
+    for model in models:
+        for _, master, stages in _containers(model):
+            active = stages.active
+            if isinstance(active, WeightQuantizer):
+                due.setdefault((type(active), active.bits), []).append((stages, active, master))
+    for (kind, _), of_kind in due.items():
         values = kind.forward_all([(quantizer, weight) for _, quantizer, weight in of_kind])
         if values is not None:
             for (stages, _, _), value in zip(of_kind, values, strict=True):
-                stages.ready = value
+                stages.keep(value)
 
 
 @torch.no_grad()
-def refresh(model: nn.Module, step: int) -> None:
-    """After ``step`` optimizer steps (and :func:`after_step`): step sizes that are a function of the weights, as their policy says."""
-    due: dict[type[Quantizer], list[tuple[Quantizer, Tensor]]] = {}
-    for _, layer, stages in _containers(model):
-        active = stages.active
-        if isinstance(active, WeightQuantizer):
-            due.setdefault(type(active), []).append((active, _master(layer).detach()))
+def refresh(models: Sequence[tuple[nn.Module, int]]) -> None:
+    """After optimizer steps (and :func:`after_step`), so many of each model: step sizes that are a function of the weights, as their
+    policy says."""
+    due: dict[type[Quantizer], list[tuple[Quantizer, Tensor, int]]] = {}
+    for model, step in models:
+        for _, master, stages in _containers(model):
+            active = stages.active
+            if isinstance(active, WeightQuantizer):
+                due.setdefault(type(active), []).append((active, master, step))
     for kind, of_kind in due.items():
-        kind.refresh(of_kind, step)
+        kind.refresh(of_kind)
 
 
 @torch.no_grad()
 def after_step(model: nn.Module) -> None:
     """After each optimizer step: master weights and learned parameters go back to where they are allowed."""
-    for _, layer, stages in _containers(model):
-        stages.ready = None
-        if stages.active is not None:
-            stages.active.after_step(_master(layer).detach())
+    for _, master, stages in _containers(model):
+        stages.keep(None)
+        active = stages.active
+        if active is not None and type(active).after_step is not Quantizer.after_step:
+            active.after_step(master)
 
 
 def canonical_name(name: str) -> str:
@@ -340,8 +353,8 @@ def load_canonical_state(model: nn.Module, state: Mapping[str, Tensor], *, quant
     if problems:
         raise RuntimeError("weights do not fit the network: " + "; ".join(sorted(problems)[:8]))
     model.load_state_dict({own: given[name] for name, own in wanted.items()}, strict=False)
-    for _, layer, stages in _containers(model):
+    for _, master, stages in _containers(model):
         if restore:
             stages.restored()
         elif stages.active is not None:
-            stages.active.start(_master(layer).detach())
+            stages.active.start(master.detach())

@@ -36,8 +36,8 @@ class Shin(WeightQuantizer):
         self._set_steps([(self, x)])
 
     @classmethod
-    def refresh(cls, due: Sequence[tuple[Self, Tensor]], step: int) -> None:
-        cls._set_steps([(quantizer, w) for quantizer, w in due if quantizer._is_due(step)])
+    def refresh(cls, due: Sequence[tuple[Self, Tensor, int]]) -> None:
+        cls._set_steps([(quantizer, w) for quantizer, w, step in due if quantizer._is_due(step)])
 
     def _is_due(self, step: int) -> bool:
         return self.policy == "every_step" or (self.policy == "every_k" and step % self.every == 0)

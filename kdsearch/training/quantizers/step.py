@@ -22,14 +22,15 @@ COARSE, SMALLEST, LARGEST = 64, 2.0**-8, 1.4
 FINE, ZOOMS = 32, (4, 2)
 """Points of each finer grid, and around how many of the best of the grid before it."""
 ALTERNATIONS = 3
-SMALL = 1 << 16
-"""Weights that :func:`l2_steps` fills up with zeros to one length: below it, starting operations takes longer than sorting zeros."""
+SMALL = 1 << 14
+"""Weights of a tensor up to which :func:`l2_steps` fills all up with zeros to one length: starting operations takes longer than sorting
+zeros. How many tensors there are does not count, so that a step is the same whatever it is worked out with."""
 
 
 def l2_steps(weights: Sequence[Tensor], bits: int) -> list[Tensor]:
     """:func:`l2_step` of each of ``weights`` (rows, n), rows and n of any size, in as few passes as there are sizes, or in one."""
-    longest, rows = max(w.shape[1] for w in weights), sum(len(w) for w in weights)
-    if bits <= 2 and longest * rows <= SMALL:
+    longest = max(w.shape[1] for w in weights)
+    if bits <= 2 and longest * max(len(w) for w in weights) <= SMALL:
         # Zeros at the end of a row change neither its sums nor its best k.
         filled = torch.cat([torch.nn.functional.pad(w, (0, longest - w.shape[1])) for w in weights])
         count = as_tensor(tuple(w.shape[1] for w in weights for _ in range(len(w))), filled.device)
