@@ -35,11 +35,11 @@ def accuracy(recipe: Recipe, epoch: int) -> float:
 
 
 class Session:
-    def __init__(self, recipe: Recipe, store: Store, *, device: str = "cpu", threads: int = 1) -> None:
+    def __init__(self, recipe: Recipe, store: Store, *, device: str = "cpu", threads: int = 1, wait: bool = True) -> None:
         self.recipe, self.store, self.key = recipe, store, key_of(recipe)
         self._given = 0
         self._rows: list[dict[str, float]] = []
-        self._lease = None if store.has(self.key) else store.lease(self.key)
+        self._lease = None if store.has(self.key) else store.lease(self.key, wait=wait)
         if store.has(self.key):
             self._rows = store.entry(self.key).metrics["epochs"]
             self.close()
@@ -91,6 +91,24 @@ class Session:
         if self._lease is not None:
             self._lease.release()
             self._lease = None
+
+
+class Stacked(Session):
+    """As small networks are: four are best trained at once."""
+
+    stack = 4
+
+    @staticmethod
+    def step_together(sessions: list[Stacked]) -> list[dict[str, float] | Exception]:
+        found: list[dict[str, float] | Exception] = []
+        for session in sessions:
+            with (session.store.root / "together.log").open("a") as log:
+                log.write(f"{len(sessions)}\n")
+            try:
+                found.append(session.step())
+            except Exception as error:
+                found.append(error)
+        return found
 
 
 def trained(store: Path) -> list[tuple[str, int, int, str]]:

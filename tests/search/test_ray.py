@@ -43,9 +43,10 @@ def test_a_study_spends_its_budget_over_all_workers_and_trains_nothing_twice(go:
     assert max(by_process.values()) < 0.75 * sum(by_process.values())  # short trials are spread over the actors
 
 
-def test_one_worker_sees_the_same_trials_as_a_run_without_ray(go: Go, tmp_path: Path) -> None:
+@pytest.mark.parametrize("session", ["Session", "Stacked"])
+def test_one_worker_sees_the_same_trials_as_a_run_without_ray(go: Go, tmp_path: Path, session: str) -> None:
     def told(inline: bool) -> list[Any]:
-        _, rows = go("budget.trials=6", out=f"inline-{inline}", inline=inline, workers=1)
+        _, rows = go("budget.trials=12", out=f"inline-{inline}", inline=inline, workers=1, session=f"tests.search.tabulated:{session}")
         return [(row.study, row.number, row.params, row.state, row.value, row.intermediate) for row in rows]
 
     assert told(True) == told(False)
@@ -84,6 +85,46 @@ def test_a_killed_worker_s_trial_goes_on_from_its_last_epoch(go: Go, tmp_path: P
     # The epoch that the worker was in when it died is the only one that is trained again.
     assert [epoch for epoch, _ in epochs] in ([1, 2, 3, 4, 5, 6], [1, 2, 3, 4, 4, 5, 6], [1, 2, 3, 3, 4, 5, 6])
     assert len({pid for _, pid in epochs}) == 2
+
+
+def test_a_crew_whose_worker_is_killed_goes_on_each_by_itself_and_nothing_is_lost(go: Go, tmp_path: Path) -> None:
+    killer = _Killer(tmp_path / "run" / "store")
+    study = ("pruner=none", "budget.trials=12", "resources.together=4")
+    outcome, rows = go(*study, inline=False, progress=killer, session="tests.search.tabulated:Stacked")
+    assert killer.killed is not None
+    assert outcome.exit_code == 0
+    assert states(rows)["COMPLETE"] == sum(states(rows).values()) == 24
+    assert all([epoch for epoch, _ in row.intermediate] == [1, 2, 3, 4, 5, 6] for row in rows)
+    together = (tmp_path / "run" / "store" / "together.log").read_text().split()
+    assert together.count("4") > 8
+    work = trained(tmp_path / "run" / "store")
+    # Each of the crew trains no more again than the epoch that it was in.
+    torn = {key for key, _, pid, kind in work if pid == killer.killed and kind == "student"}
+    again = Counter((key, epoch) for key, epoch, _, _ in work)
+    assert all(count == 1 or (key in torn and count == 2) for (key, _), count in again.items())
+    assert sum(count - 1 for count in again.values()) <= 4
+
+
+POISON = """
+name: poison
+recipe:
+  data: {name: digits}
+  model: {architecture: resnet8}
+  optim: {epochs: 3, learning_rate: $rate}
+space:
+  rate: {choices: [0.1, 0.2, 1.0e+6, 0.3, 0.4, 0.5, 0.6, 0.7]}
+sampler: grid
+retries: 1
+"""
+
+
+def test_a_trial_that_kills_its_process_takes_no_other_of_its_crew_with_it(go: Go) -> None:
+    outcome, rows = go(text=POISON, inline=False, session="tests.search.tabulated:Stacked")
+    assert outcome.exit_code == 3
+    assert states(rows) == {"COMPLETE": 7, "FAIL": 1}
+    [failed] = [row for row in rows if row.state == "FAIL"]
+    assert failed.params["rate"] == 1e6
+    assert "died again and again" in (failed.reason or "")
 
 
 DIVERGES = """
