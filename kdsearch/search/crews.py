@@ -76,15 +76,8 @@ class Crews:
         if crew in self._running:
             self._running.remove(crew)
 
-    def part(self, crew: Crew) -> None:
-        """One of a crew may have killed its process: the first member goes on, the others start again, each by itself."""
-        crew.alone = True
-        kept, *others = crew.members.values()
-        self._aside += others
-        crew.members, crew.version = {kept.id: kept}, crew.version + 1
-
     def again(self, given: Assignment) -> None:
-        """Have an assignment run by itself."""
+        """Have an assignment run by itself: its process died, or that of its crew."""
         self._aside.append(given)
 
     def __bool__(self) -> bool:

@@ -248,7 +248,8 @@ class _Searcher(Searcher):
         self._ended(trial_id)
         self._crews.ended(crew)
         for given in crew.members.values():
-            if self._dropped.again(given):
+            # Of several, nobody knows whose fault it was.
+            if len(crew.members) > 1 or self._dropped.again(given):
                 self._crews.again(given)
             else:
                 with _past_tune():
@@ -298,16 +299,13 @@ class _Watch(tune.Stopper):
 class _Notes(tune.Callback):
     """Tells when a worker died and its trials start again."""
 
-    def __init__(self, searcher: _Searcher, crews: Crews, write: Callable[[str, Crew], None], progress: Progress) -> None:
-        self._searcher, self._crews, self._write, self._progress = searcher, crews, write, progress
+    def __init__(self, searcher: _Searcher, progress: Progress) -> None:
+        self._searcher, self._progress = searcher, progress
 
     def on_trial_recover(self, iteration: int, trials: list[Trial], trial: Trial, **info: Any) -> None:
         crew = self._searcher.crews[trial.trial_id]
         for id in crew.members:
             self._progress.note(f"{id}: its worker process died; it goes on in another from its last epoch")
-        if len(crew.members) > 1:
-            self._crews.part(crew)
-            self._write(trial.trial_id, crew)
 
 
 @contextlib.contextmanager
@@ -465,7 +463,7 @@ class RayBackend:
                 name="run",
                 verbose=0,
                 stop=_Watch(self._stop),
-                callbacks=[_Notes(searcher, crews, write, progress)],
+                callbacks=[_Notes(searcher, progress)],
                 failure_config=tune.FailureConfig(max_failures=self._retries),
                 checkpoint_config=tune.CheckpointConfig(checkpoint_at_end=False),
             ),

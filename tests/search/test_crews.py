@@ -97,23 +97,6 @@ def test_who_ends_makes_room_and_the_last_close_the_crew(tmp_path: Path) -> None
     assert crews.start() is None
 
 
-def test_a_crew_that_lost_its_process_parts(tmp_path: Path) -> None:
-    study = make_study(tmp_path, GRID)
-    crews = Crews(Ledger(study, Run(tmp_path / "run").create(study)), lambda: 1)
-    crew = crews.start()
-    assert crew is not None
-    crews.take(crew, events(crew, 1, 4))
-    first, *others = crew.members
-    crews.part(crew)
-    assert list(crew.members) == [first]
-    crews.take(crew, events(crew, 2, 4))
-    assert list(crew.members) == [first]
-    alone = [crews.start() for _ in others]
-    assert {id for one in alone if one is not None for id in one.members} == set(others)
-    assert all(one is not None and one.alone for one in alone)
-    assert not crews
-
-
 def recipe(rate: float) -> Recipe:
     return resolve_recipe({"data": {"name": "digits"}, "model": {"architecture": "resnet8"}, "optim": {"epochs": 2, "learning_rate": rate}})
 

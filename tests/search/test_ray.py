@@ -87,7 +87,7 @@ def test_a_killed_worker_s_trial_goes_on_from_its_last_epoch(go: Go, tmp_path: P
     assert len({pid for _, pid in epochs}) == 2
 
 
-def test_a_crew_whose_worker_is_killed_goes_on_each_by_itself_and_nothing_is_lost(go: Go, tmp_path: Path) -> None:
+def test_a_crew_whose_worker_is_killed_goes_on_and_nothing_is_lost(go: Go, tmp_path: Path) -> None:
     killer = _Killer(tmp_path / "run" / "store")
     study = ("pruner=none", "budget.trials=12", "resources.together=4")
     outcome, rows = go(*study, inline=False, progress=killer, session="tests.search.tabulated:Stacked")
@@ -114,12 +114,12 @@ recipe:
 space:
   rate: {choices: [0.1, 0.2, 1.0e+6, 0.3, 0.4, 0.5, 0.6, 0.7]}
 sampler: grid
-retries: 1
 """
 
 
-def test_a_trial_that_kills_its_process_takes_no_other_of_its_crew_with_it(go: Go) -> None:
-    outcome, rows = go(text=POISON, inline=False, session="tests.search.tabulated:Stacked")
+@pytest.mark.parametrize("retries", [0, 1])
+def test_a_trial_that_kills_its_process_takes_no_other_of_its_crew_with_it(go: Go, retries: int) -> None:
+    outcome, rows = go(f"retries={retries}", text=POISON, inline=False, session="tests.search.tabulated:Stacked")
     assert outcome.exit_code == 3
     assert states(rows) == {"COMPLETE": 7, "FAIL": 1}
     [failed] = [row for row in rows if row.state == "FAIL"]
