@@ -9,8 +9,11 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
+from typing import Protocol
 
-from kdsearch.search.ledger import Assignment, Ledger
+from kdsearch.search.ledger import Ledger
+from kdsearch.search.prerequisites import Prerequisites
+from kdsearch.search.progress import Progress
 from kdsearch.search.samplers import adaptive
 from kdsearch.search.work import Event
 
@@ -19,11 +22,24 @@ GENERATIONS = 6
 processes, is a sixth of the budget at most, unless the study says otherwise (``resources.together``)."""
 
 
+class Job(Protocol):
+    """What a worker can be given: a trial's assignment, or a prerequisite."""
+
+    @property
+    def id(self) -> str:
+        """Names it, in a run."""
+
+    @property
+    def texts(self) -> tuple[tuple[int, str], ...]:
+        """(seed, recipe as JSON), in the order they run."""
+
+
 @dataclass
 class Crew:
-    """Assignments that one process trains an epoch of each at a time."""
+    """Jobs that one process trains an epoch of each at a time."""
 
-    members: dict[str, Assignment]
+    source: Ledger | Prerequisites
+    members: dict[str, Job]
     alone: bool = False
     """Nobody joins."""
     version: int = 0
@@ -33,34 +49,42 @@ class Crew:
 
 
 class Crews:
-    """Forms crews out of what a ledger hands out, and takes what they report to it."""
+    """Forms crews, of prerequisites first and then of what a ledger hands out, and takes what they report to those."""
 
-    def __init__(self, ledger: Ledger, room: Callable[[], int]) -> None:
+    def __init__(self, ledger: Ledger, prerequisites: Prerequisites, room: Callable[[], int], progress: Progress) -> None:
         """``room``: processes there are."""
-        self._ledger, self._room = ledger, room
-        study = ledger.study
-        self._most = study.resources.together
-        self._adapts = adaptive(study)
-        self._running: list[Crew] = []
-        self._aside: list[Assignment] = []
+        self._ledger, self._prerequisites, self._room, self._progress = ledger, prerequisites, room, progress
+        self._most = ledger.study.resources.together
+        self._adapts = adaptive(ledger.study)
+        self._aside: list[tuple[Ledger | Prerequisites, Job]] = []
+        self._searches = False
 
     def start(self) -> Crew | None:
-        """A new crew of one; None when there is nothing left to hand out."""
+        """A new crew of one; None when there is nothing (while :attr:`waits`: nothing yet) to hand out."""
         if self._aside:
-            return self._began(Crew({(given := self._aside.pop()).id: given}, alone=True))
+            source, job = self._aside.pop()
+            return Crew(source, {job.id: job}, alone=True)
+        if (one := self._prerequisites.next()) is not None:
+            return Crew(self._prerequisites, {one.id: one}, alone=True)
+        if self.waits:
+            return None
+        if not self._searches:
+            self._searches = True
+            self._progress.start(self._ledger)
         found = self._ledger.next()
-        return None if found is None else self._began(Crew({found.id: found}))
+        return None if found is None else Crew(self._ledger, {found.id: found})
 
-    def _began(self, crew: Crew) -> Crew:
-        self._running.append(crew)
-        return crew
+    @property
+    def waits(self) -> bool:
+        """Whether what comes next waits for prerequisites that are being trained."""
+        return self._prerequisites.running > 0
 
     def take(self, crew: Crew, events: Sequence[tuple[str, Event]], may_join: Callable[[], bool] = lambda: True) -> None:
         """Take an epoch of each member: who has ended leaves, and others join while ``may_join``."""
         before = set(crew.members)
         for id, event in events:
             crew.stack = max(crew.stack, event.stack)
-            if not self._ledger.report(id, event):
+            if not crew.source.report(id, event):
                 crew.members.pop(id, None)
         while not crew.alone and not self._aside and len(crew.members) < self._share(crew) and may_join():
             found = self._ledger.next()
@@ -68,21 +92,16 @@ class Crews:
                 break
             crew.members[found.id] = found
         crew.version += before != set(crew.members)
-        if not crew.members:
-            self.ended(crew)
+        if crew.source is self._ledger:
+            self._progress.update(self._ledger)
 
-    def ended(self, crew: Crew) -> None:
-        """The process is free for another crew."""
-        if crew in self._running:
-            self._running.remove(crew)
-
-    def again(self, given: Assignment) -> None:
-        """Have an assignment run by itself: its process died, or that of its crew."""
-        self._aside.append(given)
+    def again(self, crew: Crew, job: Job) -> None:
+        """Have a job run by itself: its process died, or that of its crew."""
+        self._aside.append((crew.source, job))
 
     def __bool__(self) -> bool:
-        """Whether assignments wait to be run by themselves."""
-        return bool(self._aside)
+        """Whether there is more to run than the ledger's: jobs by themselves, or prerequisites."""
+        return bool(self._aside) or self.waits
 
     def _share(self, crew: Crew) -> int:
         """How many a crew has at once, so that none has work left when others have none."""

@@ -13,15 +13,16 @@ from kdsearch.errors import EXIT_FAILED_TRIALS, StoreError
 from kdsearch.record.remote import open_store
 from kdsearch.record.run import Run
 from kdsearch.record.store import Store
+from kdsearch.search.crews import Job
 from kdsearch.search.data_check import data_of
 from kdsearch.search.depot import Depot
 from kdsearch.search.inline import run_inline
-from kdsearch.search.ledger import Assignment, Ledger
+from kdsearch.search.ledger import Ledger
 from kdsearch.search.options import RunOptions
-from kdsearch.search.prerequisites import Prerequisite, Tally, prerequisites, run_prerequisites_inline
+from kdsearch.search.prerequisites import Prerequisites, prerequisites
 from kdsearch.search.progress import Progress, clock
 from kdsearch.search.stopping import Leave, Stop, signals
-from kdsearch.search.work import Work, recipe_json
+from kdsearch.search.work import Work
 from kdsearch.spec.study import Study
 
 
@@ -101,14 +102,10 @@ def run_study(
 
 
 def _search(study: Study, ledger: Ledger, works: _Works, options: RunOptions, progress: Progress, stop: Stop) -> None:
-    wanted = prerequisites(study) if type(ledger) is Ledger else []
+    first = Prerequisites(prerequisites(study) if type(ledger) is Ledger else [], progress.prerequisites)
+    ledger.failed_children = first.failed
     if options.inline:
-        if wanted:
-            tally = Tally(wanted, progress.prerequisites)
-            run_prerequisites_inline(wanted, works.of_prerequisite, tally, stop)
-            ledger.failed_children = tally.failed
-        progress.start(ledger)
-        run_inline(ledger, works.of_assignment, progress, stop)
+        run_inline(ledger, first, works.of, progress, stop)
         return
     try:
         from kdsearch.search.ray_backend import RayBackend
@@ -117,16 +114,11 @@ def _search(study: Study, ledger: Ledger, works: _Works, options: RunOptions, pr
     with RayBackend(study, options, stop) as backend:
         if works.travels:
             works.depot = backend.open_depot(works.store, data_of(study))
-        if wanted:
-            tally = Tally(wanted, progress.prerequisites)
-            backend.run_prerequisites(wanted, works.of_prerequisite, tally)
-            ledger.failed_children = tally.failed
-        progress.start(ledger)
-        backend.run(ledger, works.of_assignment, progress)
+        backend.run(ledger, first, works.of, progress)
 
 
 class _Works:
-    """What workers get, from what the ledger hands out."""
+    """What workers get, from what is handed out."""
 
     def __init__(self, study: Study, store: Store, options: RunOptions) -> None:
         self.store, self._options = store, options
@@ -135,18 +127,11 @@ class _Works:
         self._device = "cuda" if study.resources.gpu > 0 else "cpu"
         self._threads = max(1, int(study.resources.cpu))
 
-    def of_assignment(self, assignment: Assignment) -> Work:
-        """The work of a trial."""
-        return self._work(assignment.id, tuple((seed, recipe_json(recipe)) for seed, recipe in assignment.recipes))
-
-    def of_prerequisite(self, one: Prerequisite) -> Work:
-        """The work of a prerequisite."""
-        return self._work("prerequisite", ((one.seed, one.recipe),))
-
-    def _work(self, id: str, recipes: tuple[tuple[int, str], ...]) -> Work:
+    def of(self, job: Job) -> Work:
+        """The work of a trial or of a prerequisite."""
         root = str(self.store.root) if self._options.shared else None
         here = self.store if self._options.inline else None
-        return Work(id, recipes, root, self.depot, self._options.session, self._device, self._threads, here)
+        return Work(job.id, job.texts, root, self.depot, self._options.session, self._device, self._threads, here)
 
 
 def _outcome(ledger: Ledger | None, code: int, reason: str | None, seconds: float) -> Outcome:

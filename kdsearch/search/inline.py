@@ -4,16 +4,17 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
-from kdsearch.search.crews import Crews
-from kdsearch.search.ledger import Assignment, Ledger
+from kdsearch.search.crews import Crews, Job
+from kdsearch.search.ledger import Ledger
+from kdsearch.search.prerequisites import Prerequisites
 from kdsearch.search.progress import Progress
 from kdsearch.search.stopping import Stop
 from kdsearch.search.work import Work, Workers
 
 
-def run_inline(ledger: Ledger, work_of: Callable[[Assignment], Work], progress: Progress, stop: Stop) -> None:
-    """Run what the ledger hands out until it has nothing left. Ctrl-C and SIGTERM end an epoch in its middle."""
-    crews = Crews(ledger, lambda: 1)
+def run_inline(ledger: Ledger, prerequisites: Prerequisites, work_of: Callable[[Job], Work], progress: Progress, stop: Stop) -> None:
+    """Run everything until there is nothing left. Ctrl-C and SIGTERM end an epoch in its middle."""
+    crews = Crews(ledger, prerequisites, lambda: 1, progress)
     while (crew := crews.start()) is not None:
         workers = Workers()
         try:
@@ -22,6 +23,5 @@ def run_inline(ledger: Ledger, work_of: Callable[[Assignment], Work], progress: 
                 with stop.exposed():
                     events = workers.step()
                 crews.take(crew, events)
-                progress.update(ledger)
         finally:
             workers.close()

@@ -47,6 +47,11 @@ class Assignment:
     params: Mapping[str, Any]
     recipes: tuple[tuple[int, Recipe], ...]
 
+    @property
+    def texts(self) -> tuple[tuple[int, str], ...]:
+        """(seed, recipe as JSON): what a worker gets."""
+        return tuple((seed, recipe_json(recipe)) for seed, recipe in self.recipes)
+
 
 @dataclass
 class _Open:

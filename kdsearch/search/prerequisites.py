@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import itertools
 import math
 import random
@@ -12,8 +13,7 @@ from typing import Any
 
 from kdsearch.errors import SpecError, StoreError
 from kdsearch.search.ledger import descendants
-from kdsearch.search.stopping import Stop
-from kdsearch.search.work import Event, Work, Worker, recipe_json
+from kdsearch.search.work import Event, recipe_json
 from kdsearch.spec.recipe import Recipe
 from kdsearch.spec.space import Parameter
 from kdsearch.spec.study import Stratum, Study
@@ -32,6 +32,16 @@ class Prerequisite:
     """Prerequisites it has itself."""
     epochs: int
     seed: int
+
+    @property
+    def id(self) -> str:
+        """A short name."""
+        return f"prerequisite {hashlib.sha256(self.recipe.encode()).hexdigest()[:12]}"
+
+    @property
+    def texts(self) -> tuple[tuple[int, str], ...]:
+        """(seed, recipe as JSON): what a worker gets."""
+        return ((self.seed, self.recipe),)
 
 
 def prerequisites(study: Study) -> list[Prerequisite]:
@@ -100,28 +110,48 @@ def _valid(study: Study, stratum: Stratum, params: Mapping[str, Any]) -> dict[st
         return None
 
 
-class Tally:
-    """Epochs and networks done, for progress; and what failed."""
+class Prerequisites:
+    """Hands out prerequisites, each once those it needs are there, and takes what workers report, as a ledger does for trials."""
 
     def __init__(self, wanted: list[Prerequisite], show: Callable[[int, int, int, int], None]) -> None:
-        self._wanted = wanted
+        """``show``: told the finished of all networks, and epochs of all."""
+        self._left = list(wanted)
+        self._open: dict[str, Prerequisite] = {}
         self._show = show
+        self._networks, self._planned = len(wanted), sum(one.epochs for one in wanted)
         self._epochs: Counter[str] = Counter()
-        self.ended: set[str] = set()
+        self._ended: set[str] = set()
         self.failed: dict[str, str] = {}
-        self._planned = sum(one.epochs for one in wanted)
-        self.show()
+        """Recipes (as JSON) that could not be trained → reason."""
+        if wanted:
+            self._tell()
 
-    def show(self) -> None:
-        """Tell how far they are."""
-        self._show(len(self.ended), len(self._wanted), sum(self._epochs.values()), self._planned)
+    def next(self) -> Prerequisite | None:
+        """One whose own prerequisites have ended; None where there is none now."""
+        for one in list(self._left):
+            if all(needed in self._ended for needed in one.needs):
+                self._left.remove(one)
+                self._open[one.id] = one
+                reason = next((self.failed[needed] for needed in one.needs if needed in self.failed), None)
+                if reason is None:
+                    return one
+                self.lost(one.id, reason)
+        return None
 
-    def take(self, one: Prerequisite, event: Event) -> bool:
-        """Count what happened; returns whether ``one`` goes on.
+    @property
+    def running(self) -> int:
+        """Handed out, and not ended."""
+        return len(self._open)
+
+    def report(self, id: str, event: Event) -> bool:
+        """Count what happened; returns whether it goes on.
 
         Raises:
             StoreError: the store could not be read or written.
         """
+        one = self._open.get(id)
+        if one is None:
+            return False
         if event.storage:
             raise StoreError(event.failure)
         if event.failure is not None:
@@ -130,33 +160,14 @@ class Tally:
             self._epochs[one.recipe] = max(self._epochs[one.recipe], event.epoch)
         over = event.failure is not None or event.final is not None
         if over:
-            self.ended.add(one.recipe)
-        self.show()
+            self._ended.add(one.recipe)
+            del self._open[id]
+        self._tell()
         return not over
 
-    def blocked(self, one: Prerequisite) -> bool:
-        """Whether something it needs has failed; it then has failed too."""
-        for needed in one.needs:
-            if needed in self.failed:
-                return not self.take(one, Event(one.seed, failure=self.failed[needed]))
-        return False
+    def lost(self, id: str, reason: str) -> None:
+        """Take that it cannot be trained."""
+        self.report(id, Event(0, failure=reason))
 
-    def ready(self, one: Prerequisite) -> bool:
-        """Whether everything it needs has ended."""
-        return all(needed in self.ended for needed in one.needs)
-
-
-def run_prerequisites_inline(wanted: list[Prerequisite], work_of: Callable[[Prerequisite], Work], tally: Tally, stop: Stop) -> None:
-    """Train them in this process, one after another; what the store has costs a look only."""
-    for one in wanted:
-        if tally.blocked(one):
-            continue
-        worker = Worker(work_of(one))
-        try:
-            goes_on = True
-            while goes_on:
-                with stop.exposed():
-                    event = worker.step()
-                goes_on = tally.take(one, event)
-        finally:
-            worker.close()
+    def _tell(self) -> None:
+        self._show(len(self._ended), self._networks, sum(self._epochs.values()), self._planned)

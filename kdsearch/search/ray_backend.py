@@ -54,13 +54,13 @@ from ray.tune.search import Searcher  # noqa: E402
 
 from kdsearch.errors import KDSearchError, StoreError  # noqa: E402
 from kdsearch.record.store import Store  # noqa: E402
-from kdsearch.search.crews import Crew, Crews  # noqa: E402
+from kdsearch.search.crews import Crew, Crews, Job  # noqa: E402
 from kdsearch.search.depot import Depot, open_depot  # noqa: E402
-from kdsearch.search.ledger import Assignment, Ledger  # noqa: E402
-from kdsearch.search.prerequisites import Prerequisite, Tally  # noqa: E402
+from kdsearch.search.ledger import Ledger  # noqa: E402
+from kdsearch.search.prerequisites import Prerequisites  # noqa: E402
 from kdsearch.search.progress import Progress  # noqa: E402
 from kdsearch.search.stopping import Leave, Stop  # noqa: E402
-from kdsearch.search.work import Event, Work, Worker, Workers, session_factory  # noqa: E402
+from kdsearch.search.work import Event, Work, Workers, session_factory  # noqa: E402
 
 if TYPE_CHECKING:
     from kdsearch.search.options import RunOptions
@@ -116,7 +116,7 @@ class _Trainable(tune.Trainable):
     _desk: Any = None
 
     def setup(self, config: dict[str, Any]) -> None:
-        work: Work = config["work"]
+        work: Work | None = config["work"]
         self._crew, self._version, self._joined = config["crew"], 0, True
         if config["desk"] != self._desk_name:
             self._desk_name, self._desk = config["desk"], None
@@ -125,10 +125,10 @@ class _Trainable(tune.Trainable):
         if self._workers is None and not self._passed:
             self._passed = True
             with contextlib.suppress(Exception):  # a desk that is gone holds nobody
-                session_factory(work.session)
+                session_factory(config["session"])
                 ray.get(self._desk.arrive.remote())
         self._workers = Workers()
-        self._workers.set([work])
+        self._workers.set([] if work is None else [work])
 
     def reset_config(self, new_config: dict[str, Any]) -> bool:
         self.cleanup()
@@ -170,16 +170,16 @@ def _past_tune() -> Iterator[None]:
 
 
 class _Dropped:
-    """Assignments that Tune gave up. It does so at once when a worker dies before its first epoch, whatever ``max_failures`` says."""
+    """Jobs that Tune gave up. It does so at once when a worker dies before its first epoch, whatever ``max_failures`` says."""
 
     def __init__(self, retries: int) -> None:
         self._retries = retries
         self._times: Counter[str] = Counter()
 
-    def again(self, given: Assignment) -> bool:
+    def again(self, job: Job) -> bool:
         """Whether to run it again; False when that has been done as often as is tried."""
-        self._times[given.id] += 1
-        return self._times[given.id] <= self._retries
+        self._times[job.id] += 1
+        return self._times[job.id] <= self._retries
 
 
 class _Searcher(Searcher):
@@ -187,19 +187,19 @@ class _Searcher(Searcher):
 
     def __init__(
         self,
-        ledger: Ledger,
         crews: Crews,
-        config_of: Callable[[str, Assignment], dict[str, Any]],
+        config_of: Callable[[str, Job | None], dict[str, Any]],
         room: Callable[[], int],
         joined: Callable[[], bool],
         most: int,
         dropped: _Dropped,
     ) -> None:
-        """``room``: crews at a time; ``joined``: whether nodes have come since this searcher was made; ``most``: assignments in all."""
+        """``room``: crews at a time; ``joined``: whether nodes have come since this searcher was made; ``most``: jobs in all."""
         super().__init__()
-        self._ledger, self._crews, self._config_of, self._room, self._joined = ledger, crews, config_of, room, joined
+        self._crews, self._config_of, self._room, self._joined = crews, config_of, room, joined
         self._left = most
         self._dropped = dropped
+        self._warmed = 0
         self.crews: dict[str, Crew] = {}
         """Tune's trial → the crew that runs in it."""
         self.exhausted = False
@@ -214,6 +214,11 @@ class _Searcher(Searcher):
             return None
         with _past_tune():
             crew = self._crews.start()
+        if crew is None and self._crews.waits:
+            if len(self.crews) + self._warmed >= self._room():
+                return None
+            self._warmed += 1  # an actor comes up meanwhile
+            return self._config_of(trial_id, None)
         if crew is None:
             self.exhausted = True
             return str(Searcher.FINISHED)
@@ -246,14 +251,13 @@ class _Searcher(Searcher):
         if crew is None:
             return
         self._ended(trial_id)
-        self._crews.ended(crew)
-        for given in crew.members.values():
+        for job in crew.members.values():
             # Of several, nobody knows whose fault it was.
-            if len(crew.members) > 1 or self._dropped.again(given):
-                self._crews.again(given)
+            if len(crew.members) > 1 or self._dropped.again(job):
+                self._crews.again(crew, job)
             else:
                 with _past_tune():
-                    self._ledger.lost(given.id, "its worker process died again and again; look at memory, and at the machine's logs")
+                    crew.source.lost(job.id, "its worker process died again and again; look at memory, and at the machine's logs")
 
     def on_trial_result(self, trial_id: str, result: dict[str, Any]) -> None:
         """The scheduler has taken it already."""
@@ -268,16 +272,17 @@ class _Searcher(Searcher):
 class _Scheduler(FIFOScheduler):
     """Passes each epoch to the ledger, which prunes, and ends a crew when all have left it."""
 
-    def __init__(self, ledger: Ledger, searcher: _Searcher, write: Callable[[str, Crew], None], progress: Progress) -> None:
+    def __init__(self, searcher: _Searcher, write: Callable[[str, Crew], None]) -> None:
         super().__init__()
-        self._ledger, self._searcher, self._write, self._progress = ledger, searcher, write, progress
+        self._searcher, self._write = searcher, write
 
     def on_trial_result(self, tune_controller: Any, trial: Trial, result: dict[str, Any]) -> str:
+        if trial.trial_id not in self._searcher.crews:  # it has come up, and that was all
+            return str(TrialScheduler.STOP)
         with _past_tune():
             crew = self._searcher.take(trial.trial_id, result[_EVENTS])
         if (crew.members and crew.version != result[_VERSION]) or (not crew.members and crew.version > 1):
             self._write(trial.trial_id, crew)
-        self._progress.update(self._ledger)
         return str(TrialScheduler.CONTINUE if crew.members else TrialScheduler.STOP)
 
 
@@ -397,39 +402,14 @@ class RayBackend:
         room = int(there.get("CPU", 0) / self._cpu + 1e-9)
         return min(room, int(there.get("GPU", 0) / self._gpu + 1e-9)) if self._gpu else room
 
-    def run_prerequisites(self, wanted: list[Prerequisite], work_of: Callable[[Prerequisite], Work], tally: Tally) -> None:
-        """Train them as Ray tasks, as many at once as there is room for, each after those it needs."""
-        task = ray.remote(num_returns="streaming", num_cpus=self._cpu, num_gpus=self._gpu, max_retries=self._retries)(_train)
-        waiting = list(wanted)
-        running: dict[Any, Prerequisite] = {}
-        while waiting or running:
-            for one in [one for one in waiting if tally.ready(one)]:
-                waiting.remove(one)
-                if not tally.blocked(one):
-                    running[task.remote(work_of(one))] = one
-            if not running:
-                continue
-            ready, _ = ray.wait(list(running), timeout=0.2, fetch_local=False)
-            self._stop.check()
-            for stream in ready:
-                one = running[stream]
-                try:
-                    goes_on = tally.take(one, ray.get(next(stream)))
-                except StopIteration:
-                    goes_on = False
-                except ray.exceptions.RayError:
-                    goes_on = tally.take(one, Event(one.seed, failure="the process that trained it died again and again; look at memory"))
-                if not goes_on:
-                    del running[stream]
-
-    def run(self, ledger: Ledger, work_of: Callable[[Assignment], Work], progress: Progress) -> None:
-        """Run what the ledger hands out until it has nothing left."""
-        exhausted, dropped, crews = False, _Dropped(self._retries), Crews(ledger, self.room)
+    def run(self, ledger: Ledger, prerequisites: Prerequisites, work_of: Callable[[Job], Work], progress: Progress) -> None:
+        """Run everything until there is nothing left."""
+        exhausted, dropped, crews = False, _Dropped(self._retries), Crews(ledger, prerequisites, self.room, progress)
         while crews or not exhausted:
             self._stop.check()
-            exhausted = self._segment(ledger, crews, work_of, progress, dropped)
+            exhausted = self._segment(crews, work_of, progress, dropped)
 
-    def _segment(self, ledger: Ledger, crews: Crews, work_of: Callable[[Assignment], Work], progress: Progress, dropped: _Dropped) -> bool:
+    def _segment(self, crews: Crews, work_of: Callable[[Job], Work], progress: Progress, dropped: _Dropped) -> bool:
         room = self.room()
         name = f"kdsearch-desk-{uuid.uuid4().hex}"
         desk = ray.remote(num_cpus=0, max_restarts=-1)(_Desk).options(name=name).remote(room)  # lives as long as this reference
@@ -439,10 +419,12 @@ class RayBackend:
             with contextlib.suppress(ray.exceptions.RayActorError):  # written again after the crew's next epoch
                 ray.get(desk.write.remote(trial, crew.version, [work_of(member) for member in crew.members.values()]))
 
+        def config(trial: str, job: Job | None) -> dict[str, Any]:
+            return {"work": None if job is None else work_of(job), "session": self._options.session, "desk": name, "crew": trial}
+
         searcher = _Searcher(
-            ledger,
             crews,
-            lambda trial, given: {"work": work_of(given), "desk": name, "crew": trial},
+            config,
             self.room,
             lambda: not self._nodes <= known,
             self._options.segment,
@@ -452,7 +434,7 @@ class RayBackend:
             tune.with_resources(_Trainable, {"cpu": self._cpu, "gpu": self._gpu}),
             tune_config=tune.TuneConfig(
                 search_alg=searcher,
-                scheduler=_Scheduler(ledger, searcher, write, progress),
+                scheduler=_Scheduler(searcher, write),
                 num_samples=-1,
                 reuse_actors=True,
                 trial_name_creator=lambda trial: trial.trial_id,
@@ -476,15 +458,3 @@ class RayBackend:
         assert self._folder is not None
         shutil.rmtree(Path(self._folder) / "run", ignore_errors=True)
         return searcher.exhausted
-
-
-def _train(work: Work) -> Any:
-    worker = Worker(work)
-    try:
-        while True:
-            event = worker.step()
-            yield event
-            if event.failure is not None or event.final is not None:
-                return
-    finally:
-        worker.close()

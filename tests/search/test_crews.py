@@ -12,6 +12,8 @@ from kdsearch.record.run import Run
 from kdsearch.record.store import Store
 from kdsearch.search.crews import Crews
 from kdsearch.search.ledger import Ledger
+from kdsearch.search.prerequisites import Prerequisites
+from kdsearch.search.progress import Progress
 from kdsearch.search.work import DEFAULT_SESSION, Event, Work, Workers, recipe_json
 from kdsearch.spec.inherit import resolve_recipe
 from kdsearch.spec.recipe import Recipe
@@ -73,7 +75,7 @@ def test_a_crew_is_as_large_as_is_fast_and_fair_and_lets_the_search_learn(
 ) -> None:
     study = make_study(tmp_path, text, *overrides)
     ledger = Ledger(study, Run(tmp_path / "run").create(study))
-    crews = Crews(ledger, lambda: room)
+    crews = Crews(ledger, Prerequisites([], lambda *_: None), lambda: room, Progress())
     crew = crews.start()
     assert crew is not None and len(crew.members) == 1
     crews.take(crew, events(crew, 1, stack))
@@ -84,7 +86,7 @@ def test_a_crew_is_as_large_as_is_fast_and_fair_and_lets_the_search_learn(
 def test_who_ends_makes_room_and_the_last_close_the_crew(tmp_path: Path) -> None:
     study = make_study(tmp_path, GRID, "seeds=[0]")
     ledger = Ledger(study, Run(tmp_path / "run").create(study))
-    crews = Crews(ledger, lambda: 1)
+    crews = Crews(ledger, Prerequisites([], lambda *_: None), lambda: 1, Progress())
     crew = crews.start()
     assert crew is not None
     seen, sizes = set(crew.members), []
