@@ -12,8 +12,6 @@ from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-import plotly.graph_objects as go
-
 from kdsearch.analysis.cells import cells
 from kdsearch.analysis.confirm import confirmation
 from kdsearch.analysis.eligible import eligible_rows
@@ -30,6 +28,8 @@ from kdsearch.report.style import Figure, slug, words
 from kdsearch.report.trials_table import trials_data
 
 if TYPE_CHECKING:
+    import plotly.graph_objects as go
+
     from kdsearch.record.trials import TrialRow
     from kdsearch.spec.study import Stratum, Study
 
@@ -239,7 +239,7 @@ def heatmap(
     for name in (x, y, *(fixed or {})):
         if name not in frame.axes:
             raise UsageError(f"{study.name}: no parameter {name!r} to show; it searches: {', '.join(frame.axes) or 'none'}")
-    return draw_heatmap(cells(frame, x, y, fixed), words(frame.metric))
+    return draw_heatmap(cells(frame, x, y, fixed), words(frame.metric)).plotly()
 
 
 def watch_report(
