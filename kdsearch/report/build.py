@@ -12,6 +12,8 @@ from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from threadpoolctl import threadpool_limits
+
 from kdsearch.analysis.cells import cells
 from kdsearch.analysis.confirm import confirmation
 from kdsearch.analysis.eligible import eligible_rows
@@ -60,7 +62,9 @@ def write_report(
     """
     if not studies:
         raise UsageError("no study to report on; name at least one")
-    made = _sections(studies, x, y, panel)
+    # A surrogate's matrices are small: on a busy machine BLAS's threads wait for each other ten times as long as they compute.
+    with threadpool_limits(1, "blas"):
+        made = _sections(studies, x, y, panel)
     titles = [study.title or study.name for study, _ in studies]
     title = titles[0] if len(titles) == 1 else " | ".join(titles)
     lead = (studies[0][0].description or "") if len(studies) == 1 else ""
