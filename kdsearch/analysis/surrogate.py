@@ -10,21 +10,19 @@ from __future__ import annotations
 import itertools
 import math
 import warnings
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 from typing import Any
 
 import numpy as np
 import pandas as pd
-from sklearn.compose import ColumnTransformer
-from sklearn.ensemble import RandomForestRegressor
 from sklearn.exceptions import ConvergenceWarning
 from sklearn.gaussian_process import GaussianProcessRegressor
 from sklearn.gaussian_process.kernels import ConstantKernel, Kernel, Matern, WhiteKernel
+from sklearn.metrics import r2_score
 from sklearn.model_selection import KFold
-from sklearn.pipeline import Pipeline
-from sklearn.preprocessing import OneHotEncoder
+from sklearn.tree import DecisionTreeRegressor
 
 from kdsearch.analysis.frame import StudyFrame
 from kdsearch.analysis.levels import Levels
@@ -68,38 +66,44 @@ def inputs(frame: StudyFrame) -> Inputs:
     return Inputs(tuple(names), X, done["mean"].to_numpy(float), noise, labels, tuple(done["config"]))
 
 
-def gaussian_process(data: Inputs, kernel: Kernel | None = None) -> Pipeline:
-    """A Gaussian process not yet fitted; ``kernel`` that was fitted before is kept as it is, else it is optimized.
+@dataclass(frozen=True)
+class Process:
+    """A fitted Gaussian process that is given parameters as :class:`Inputs` has them: ``codes`` are the values of each column that has no
+    order, which the process sees one-hot."""
 
-    Values are standardized by the process itself, and the seeds' noise with them; where no configuration has two seeds, the noise is
-    learned (WhiteKernel).
+    regressor: GaussianProcessRegressor
+    codes: Mapping[int, np.ndarray]
+
+    def encoded(self, X: np.ndarray) -> np.ndarray:
+        """What the process itself is given: a column for each label, then the other parameters."""
+        others = [j for j in range(X.shape[1]) if j not in self.codes]
+        return np.hstack([*(X[:, [j]] == codes for j, codes in self.codes.items()), X[:, others]]).astype(float)
+
+    def predict(self, X: np.ndarray, **options: bool) -> Any:
+        """Means (n,); with scikit-learn's ``return_std`` or ``return_cov`` also the noise of a single run and what is not known."""
+        return self.regressor.predict(self.encoded(X), **options)
+
+
+def fit(data: Inputs, rows: np.ndarray | None = None, kernel: Kernel | None = None) -> Process:
+    """A Gaussian process fitted to some rows (default all); a ``kernel`` that was fitted before is kept as it is, else it is optimized.
+
+    Values are standardized by the process itself. The seeds' noise is each mean's variance where it is known; what is left, and all noise
+    where no configuration has two seeds, is learned (WhiteKernel).
     """
-    dimensions = sum(len(np.unique(data.X[:, j])) if flag else 1 for j, flag in enumerate(data.labels))
-    alpha: Any = 1e-8
+    rows = np.arange(len(data.y)) if rows is None else rows
+    codes = {int(j): np.unique(data.X[:, j]) for j in np.flatnonzero(data.labels)}
+    optimizer = "fmin_l_bfgs_b" if kernel is None else None
     if kernel is None:
+        dimensions = data.X.shape[1] + sum(len(values) - 1 for values in codes.values())
         kernel = ConstantKernel(1.0, (1e-2, 1e2)) * Matern(np.full(dimensions, 0.7), (0.05, 20.0), nu=2.5)
         kernel += WhiteKernel(0.05, (1e-5, 1.0))
-        optimizer: str | None = "fmin_l_bfgs_b"
-    else:
-        optimizer = None
-    process = GaussianProcessRegressor(kernel, alpha=alpha, normalize_y=True, optimizer=optimizer)
-    codes = [sorted(np.unique(data.X[:, j])) for j in np.flatnonzero(data.labels)]
-    encode = ColumnTransformer(
-        [("labels", OneHotEncoder(categories=codes, sparse_output=False), np.flatnonzero(data.labels))], remainder="passthrough"
-    )
-    return Pipeline([("encode", encode), ("process", process)])
-
-
-def fit(model: Pipeline, data: Inputs, rows: np.ndarray | None = None) -> Pipeline:
-    """Fit on some rows (default all), with the noise of each mean as its variance where it is known."""
-    rows = np.arange(len(data.y)) if rows is None else rows
     y = data.y[rows]
-    if data.noise is not None:
-        scale = float(np.std(y)) ** 2 or 1.0
-        model.named_steps["process"].alpha = np.maximum(data.noise[rows] / scale, 1e-8)
+    alpha = 1e-8 if data.noise is None else np.maximum(data.noise[rows] / (float(np.std(y)) ** 2 or 1.0), 1e-8)
+    made = Process(GaussianProcessRegressor(kernel, alpha=alpha, normalize_y=True, optimizer=optimizer), codes)
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", ConvergenceWarning)
-        return model.fit(data.X[rows], y)
+        made.regressor.fit(made.encoded(data.X[rows]), y)
+    return made
 
 
 def thinned(data: Inputs, most: int = MOST) -> Inputs:
@@ -112,10 +116,10 @@ def thinned(data: Inputs, most: int = MOST) -> Inputs:
 
 
 @lru_cache(maxsize=4)
-def _fitted(data: Inputs) -> tuple[Inputs, Pipeline]:
+def _fitted(data: Inputs) -> tuple[Inputs, Process]:
     """The configurations a process is made from, and the process, its kernel optimized: what every picture of it shares."""
     data = thinned(data)
-    return data, fit(gaussian_process(data), data)
+    return data, fit(data)
 
 
 @dataclass(frozen=True)
@@ -134,10 +138,9 @@ def cross_validated(data: Inputs, *, folds: int = 5, seed: int = 0) -> Predicted
     if len(data.y) < FEWEST or not data.names or np.ptp(data.y) == 0:
         return None
     data, model = _fitted(data)
-    kernel = model.named_steps["process"].kernel_
     predicted, spread = np.empty(len(data.y)), np.empty(len(data.y))
     for train, test in KFold(folds, shuffle=True, random_state=seed).split(data.X):
-        part = fit(gaussian_process(data, kernel), data, train)
+        part = fit(data, train, model.regressor.kernel_)
         predicted[test], spread[test] = part.predict(data.X[test], return_std=True)
     r2 = 1 - float(((data.y - predicted) ** 2).sum() / ((data.y - data.y.mean()) ** 2).sum())
     table = pd.DataFrame({"config": data.configs, "observed": data.y, "predicted": predicted, "sd": spread})
@@ -153,10 +156,8 @@ def surface(frame: StudyFrame, data: Inputs, x: Levels, y: Levels, *, background
     if len(data.y) < FEWEST or np.ptp(data.y) == 0 or not {x.name, y.name} <= set(data.names):
         return None
     data, model = _fitted(data)
-    process, encode = model.named_steps["process"], model.named_steps["encode"]
-    noise = (
-        process.kernel_(np.zeros((1, len(process.X_train_[0]))))[0, 0] - process.kernel_.k1(np.zeros((1, len(process.X_train_[0]))))[0, 0]
-    )
+    process = model.regressor
+    noise = process.kernel_.k2.noise_level
     sample = data.X[np.random.default_rng(seed).permutation(len(data.y))[:background]]
     column = {level.name: data.names.index(level.name) for level in (x, y)}
     rows = []
@@ -168,7 +169,7 @@ def surface(frame: StudyFrame, data: Inputs, x: Levels, y: Levels, *, background
             points = sample.copy()
             for name, value in spot.items():
                 points[:, column[name]] = value
-            mean, covariance = process.predict(encode.transform(points), return_cov=True)
+            mean, covariance = model.predict(points, return_cov=True)
             # Each point's diagonal holds the noise of a single run (the white kernel), which an average over many would not show.
             own = covariance - np.eye(len(points)) * noise * process._y_train_std**2
             rows.append([x_label, y_label, a, b, float(mean.mean()), math.sqrt(max(float(own.mean()), 0.0))])
@@ -196,6 +197,42 @@ class Importances:
         return self.r2 >= GOOD_ENOUGH
 
 
+@dataclass(frozen=True)
+class Forest:
+    """Regression trees, each grown on rows drawn with replacement (Breiman 2001); ``drawn`` (trees, n) counts how often each has a row.
+
+    The very trees of scikit-learn's RandomForestRegressor, without what that does around each, which takes longer than small trees do.
+    """
+
+    trees: Sequence[DecisionTreeRegressor]
+    drawn: np.ndarray
+
+    @staticmethod
+    def grown(X: np.ndarray, y: np.ndarray, trees: int, seed: int) -> Forest:
+        """A forest of so many trees, of two configurations a leaf at least."""
+        n, X = len(y), X.astype(np.float32)
+        seeds = np.random.RandomState(seed).randint(np.iinfo(np.int32).max, size=trees)
+        drawn = np.stack([np.bincount(np.random.RandomState(s).randint(0, n, n, dtype=np.int32), minlength=n) for s in seeds])
+        made = [DecisionTreeRegressor(min_samples_leaf=2, random_state=s) for s in seeds]
+        return Forest([tree.fit(X, y, weights, check_input=False) for tree, weights in zip(made, drawn.astype(float), strict=True)], drawn)
+
+    def each(self, X: np.ndarray) -> np.ndarray:
+        """Predictions of each tree, shape (trees, n)."""
+        X = X.astype(np.float32)
+        return np.stack([tree.predict(X, check_input=False) for tree in self.trees])
+
+    def predict(self, X: np.ndarray) -> np.ndarray:
+        """Mean prediction of the trees, shape (n,)."""
+        return np.asarray(self.each(X).mean(axis=0))
+
+    def unseen_r2(self, X: np.ndarray, y: np.ndarray) -> float:
+        """Out-of-bag R²: each row predicted by the trees that were not given it."""
+        unseen = self.drawn == 0
+        told = unseen.any(axis=0)
+        predicted = (self.each(X) * unseen).sum(axis=0)[told] / unseen.sum(axis=0)[told]
+        return float(r2_score(y[told], predicted))
+
+
 def importances(data: Inputs, *, trees: int = 64, draws: int = 8, seed: int = 0) -> Importances | None:
     """Share of each parameter in the forest's permutation importance, with an interval from forests on resampled configurations.
 
@@ -204,21 +241,21 @@ def importances(data: Inputs, *, trees: int = 64, draws: int = 8, seed: int = 0)
     if len(data.y) < FEWEST or not data.names:
         return None
     data = thinned(data, MOST_FOREST)
-    forest = RandomForestRegressor(trees, min_samples_leaf=2, oob_score=True, random_state=seed).fit(data.X, data.y)
+    forest = Forest.grown(data.X, data.y, trees, seed)
     point = permutation_shares(forest, data.X, data.y, seed, 10)
     rng = np.random.default_rng(seed)
     again = []
     for draw in range(draws):
         rows = rng.integers(0, len(data.y), len(data.y))
-        small = RandomForestRegressor(20, min_samples_leaf=2, random_state=draw).fit(data.X[rows], data.y[rows])
+        small = Forest.grown(data.X[rows], data.y[rows], 20, draw)
         again.append(permutation_shares(small, data.X, data.y, draw))
     low, high = np.quantile(np.array(again), [0.025, 0.975], axis=0)
     table = pd.DataFrame({"effect": data.names, "share": point, "low": np.minimum(low, point), "high": np.maximum(high, point)})
     table = table.sort_values("share", ascending=False, kind="stable").reset_index(drop=True)
-    return Importances(table, float(forest.oob_score_))
+    return Importances(table, forest.unseen_r2(data.X, data.y))
 
 
-def permutation_shares(forest: RandomForestRegressor, X: np.ndarray, y: np.ndarray, seed: int, repeats: int = 2) -> np.ndarray:
+def permutation_shares(forest: Any, X: np.ndarray, y: np.ndarray, seed: int, repeats: int = 2) -> np.ndarray:
     """Permutation importances (rise of the squared error, mean of ``repeats``; Breiman 2001) as shares of their sum.
 
     As scikit-learn's ``permutation_importance``, with all permuted tables in one call of the forest.
@@ -285,14 +322,13 @@ def interactions(data: Inputs, first: list[str], *, draws: int = 8, seed: int = 
         return pd.DataFrame(columns=["effect", "h", "low", "high"])
     rng = np.random.default_rng(seed)
     data, model = _fitted(data)
-    kernel = model.named_steps["process"].kernel_
     sample = data.X[rng.permutation(len(data.y))[:background]]
     pairs = [(data.names.index(a), data.names.index(b)) for a, b in itertools.combinations(kept, 2)]
     point = h_statistics(model, sample, pairs)
     again = []
     for _ in range(draws):
         rows = np.unique(rng.integers(0, len(data.y), len(data.y)))  # a point twice would count as exact to the process
-        refitted = fit(gaussian_process(data, kernel), data, rows)
+        refitted = fit(data, rows, model.regressor.kernel_)
         again.append(h_statistics(refitted, sample[: background // 2], pairs, points=4))
     bounds = [percentile_interval(np.array(again)[:, i]) for i in range(len(pairs))]
     names = [f"{data.names[a]} × {data.names[b]}" for a, b in pairs]

@@ -88,7 +88,7 @@ def _read_line(line: bytes) -> dict[str, Any]:
     if told is None:
         if step.get("op_code") not in _NOTES:
             raise ValueError("no checksum")
-    elif told != _checksum(step):
+    elif told != zlib.crc32(line.rpartition(f',"{_CHECKSUM}":'.encode())[0] + b"}"):  # it stands last, behind what it is of
         raise ValueError("wrong checksum")
     return step
 

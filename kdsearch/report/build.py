@@ -12,7 +12,7 @@ from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-import plotly.graph_objects as go
+from threadpoolctl import threadpool_limits
 
 from kdsearch.analysis.cells import cells
 from kdsearch.analysis.confirm import confirmation
@@ -30,6 +30,8 @@ from kdsearch.report.style import Figure, slug, words
 from kdsearch.report.trials_table import trials_data
 
 if TYPE_CHECKING:
+    import plotly.graph_objects as go
+
     from kdsearch.record.trials import TrialRow
     from kdsearch.spec.study import Stratum, Study
 
@@ -60,7 +62,9 @@ def write_report(
     """
     if not studies:
         raise UsageError("no study to report on; name at least one")
-    made = _sections(studies, x, y, panel)
+    # A surrogate's matrices are small: on a busy machine BLAS's threads wait for each other ten times as long as they compute.
+    with threadpool_limits(1, "blas"):
+        made = _sections(studies, x, y, panel)
     titles = [study.title or study.name for study, _ in studies]
     title = titles[0] if len(titles) == 1 else " | ".join(titles)
     lead = (studies[0][0].description or "") if len(studies) == 1 else ""
@@ -239,7 +243,7 @@ def heatmap(
     for name in (x, y, *(fixed or {})):
         if name not in frame.axes:
             raise UsageError(f"{study.name}: no parameter {name!r} to show; it searches: {', '.join(frame.axes) or 'none'}")
-    return draw_heatmap(cells(frame, x, y, fixed), words(frame.metric))
+    return draw_heatmap(cells(frame, x, y, fixed), words(frame.metric)).plotly()
 
 
 def watch_report(

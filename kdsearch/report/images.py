@@ -8,8 +8,6 @@ import shutil
 from collections.abc import Sequence
 from pathlib import Path
 
-import plotly.graph_objects as go
-
 from kdsearch.report.style import Figure
 
 FORMATS = ("png", "svg", "pdf")
@@ -33,9 +31,8 @@ def write_images(figures: Sequence[Figure], folder: Path) -> str:
     found = browser()
     if found is None:
         return "No static images (PNG, SVG, PDF): no Chrome or Chromium was found; install one or set BROWSER_PATH to it."
-    drawn = [figure for figure in figures if figure.drawing is not None]
     try:
-        _write(drawn, folder, found)
+        _write(figures, folder, found)
     except Exception as error:  # a browser has many ways to fail, and the page is worth more than its pictures
         return f"No static images (PNG, SVG, PDF): {found} failed: {str(error).splitlines()[0] if str(error) else type(error).__name__}."
     return "Each figure is also in figures/ as PNG, SVG and PDF."
@@ -46,7 +43,9 @@ def _write(figures: Sequence[Figure], folder: Path, path: str) -> None:
 
     jobs = []
     for figure in figures:
-        drawing = go.Figure(figure.drawing)
+        if figure.drawing is None:
+            continue
+        drawing = figure.drawing.plotly()
         drawing.update_layout(paper_bgcolor="white", width=max(figure.min_width, min(figure.max_width, 900)))
         for kind in FORMATS:
             options = {

@@ -141,9 +141,8 @@ def figure_html(figure: Figure, level: int = 3) -> str:
     caption = f"<figcaption>{escape(figure.caption)}</figcaption>"
     if figure.drawing is None:
         return f'<figure id="{escape(name)}">{head}{caption}</figure>'
-    drawing = figure.drawing.to_plotly_json()
-    drawing["layout"].pop("template", None)
-    height = int(drawing["layout"].get("height") or 400)
+    drawing = {"data": figure.drawing.traces, "layout": figure.drawing.layout}
+    height = int(figure.drawing.layout["height"])
     csv = figure.table.to_csv(index=False)
     embedded = len(csv) <= EMBEDDED_CSV
     tools = [f'<button type="button" data-image="{kind}" data-source="plot-{slug}">{kind.upper()}</button>' for kind in ("svg", "png")]

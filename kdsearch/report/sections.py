@@ -13,7 +13,7 @@ from kdsearch.analysis.effects import Effects, effects, factorial_of
 from kdsearch.analysis.frame import StudyFrame, readable
 from kdsearch.analysis.levels import default_axes
 from kdsearch.analysis.panels import differences, panels_of_parameter
-from kdsearch.analysis.ridge import ridge
+from kdsearch.analysis.ridge import Ridge, ridge
 from kdsearch.analysis.select import COSTS, Candidates, candidates, cheapest_as_good
 from kdsearch.analysis.summary import panel_sentences, summary
 from kdsearch.errors import UsageError
@@ -84,7 +84,7 @@ def draw_stratum(
         if len(panels) > 1 and not frame.exploration:
             sentences += panel_sentences(differences(panels, to_first=True), said.difference_unit)
     if shown is not None and track is not None and len(track.table) > 1:
-        figures.append(_ridge(frame, shown, prefix))
+        figures.append(_ridge(frame, shown, track, prefix))
     figures += _strength(strengths, forest, data, [n for n in (x, y) if n], prefix)
     figures += _mechanism(frame, shown, prefix)
     if len(found.table):
@@ -145,8 +145,7 @@ def _companion(frame: StudyFrame, shown: Cells, prefix: str) -> Figure:
     return Figure(slug(prefix, "3-counts"), "How much each cell rests on", caption, table, drawn, round(least * 0.7), min(most, 1040))
 
 
-def _ridge(frame: StudyFrame, shown: Cells, prefix: str) -> Figure:
-    track = ridge(shown, frame.maximize)
+def _ridge(frame: StudyFrame, shown: Cells, track: Ridge, prefix: str) -> Figure:
     across, up = (unescaped(short_words(level.name, level.title)) for level in (shown.x, shown.y))
     known = bool((track.table["low_i"] >= 0).any())
     caption = f"The {up} with the best mean for each {across}. "

@@ -5,14 +5,14 @@ from __future__ import annotations
 import html
 import math
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
 import pandas as pd
-import plotly.graph_objects as go
 
 from kdsearch.analysis.frame import baseline_text
+from kdsearch.report.drawing import Drawing
 
 FONT = "Inter, 'Helvetica Neue', Helvetica, Arial, 'Liberation Sans', sans-serif"
 INK, MUTED, GRID = "#1b1f24", "#6b7280", "#e3e6ea"
@@ -149,15 +149,15 @@ class Figure:
     title: str
     caption: str
     table: pd.DataFrame
-    drawing: go.Figure | None = None
+    drawing: Drawing | None = None
     min_width: int = 560
     max_width: int = 1040
     notes: tuple[str, ...] = field(default=())
 
 
-def base(height: int, **layout: Any) -> go.Figure:
+def base(height: int, **layout: Any) -> Drawing:
     """An empty figure in the report's style, ``height`` in pixels."""
-    return styled(go.Figure(layout={"template": "none"}), height, **layout)
+    return styled(Drawing(), height, **layout)
 
 
 _AXIS: dict[str, Any] = {
@@ -174,10 +174,9 @@ _AXIS: dict[str, Any] = {
 }
 
 
-def styled(figure: go.Figure, height: int, **layout: Any) -> go.Figure:
+def styled(figure: Drawing, height: int, **layout: Any) -> Drawing:
     """Put the report's style on a figure: type, margins, axes, legend below the plot."""
     style: dict[str, Any] = {
-        "template": "none",
         "height": height,
         "font": {"family": FONT, "size": 13, "color": INK},
         "paper_bgcolor": "rgba(0,0,0,0)",
@@ -188,16 +187,8 @@ def styled(figure: go.Figure, height: int, **layout: Any) -> go.Figure:
         "hovermode": "closest",
         "modebar": {"bgcolor": "rgba(0,0,0,0)", "color": MUTED, "activecolor": ACCENT},
     }
-    before = figure.layout.to_plotly_json()
-    axes = {"xaxis", "yaxis"} | {name for name in before if re.fullmatch(r"[xy]axis\d*", name)}
-    # Merged as plain data and set at once: plotly's own updates take fifteen times as long, and a report has hundreds.
-    figure.layout = _merged(_merged(_merged(before, style), dict.fromkeys(sorted(axes), _AXIS)), layout)
+    figure.update_layout(**style)
+    figure.update_xaxes(**_AXIS)
+    figure.update_yaxes(**_AXIS)
+    figure.update_layout(**layout)
     return figure
-
-
-def _merged(first: Mapping[str, Any], second: Mapping[str, Any]) -> dict[str, Any]:
-    """``first`` with what ``second`` says otherwise, dictionaries within merged alike."""
-    both = {
-        name: _merged(first[name], value) for name, value in second.items() if isinstance(value, dict) and isinstance(first.get(name), dict)
-    }
-    return {**first, **second, **both}

@@ -155,16 +155,26 @@ def test_dependences_and_importances_are_scikit_learns() -> None:
     X = rng.uniform(0, 1, (60, 3))
     y = 4 * X[:, 0] * X[:, 1] + X[:, 2]
     data = _inputs(y + rng.normal(0, 0.05, 60), X)
-    model = surrogate.fit(surrogate.gaussian_process(data), data)
+    model = surrogate.fit(data)
     grids = [np.linspace(0.1, 0.9, 4), np.array([0.2, 0.5, 0.7])]
     for features in ((0, 2), (1,)):
         mine = surrogate.partial_dependence(model, X, grids[: len(features)], features)
         custom = dict(zip(features, grids, strict=False))
-        theirs = inspection.partial_dependence(model, X, list(features), custom_values=custom, kind="average", method="brute")
+        theirs = inspection.partial_dependence(model.regressor, X, list(features), custom_values=custom, kind="average", method="brute")
         assert np.allclose(mine, theirs["average"][0])
     forest = RandomForestRegressor(30, random_state=0).fit(X, y)
     theirs = inspection.permutation_importance(forest, X, y, n_repeats=100, random_state=0).importances_mean
     assert np.allclose(surrogate.permutation_shares(forest, X, y, 1, 100), theirs / theirs.sum(), atol=0.02)
+
+
+def test_the_forest_is_scikit_learns() -> None:
+    rng = np.random.default_rng(4)
+    X = rng.uniform(0, 1, (60, 3))
+    y = 4 * X[:, 0] * X[:, 1] + X[:, 2] + rng.normal(0, 0.1, 60)
+    mine = surrogate.Forest.grown(X, y, 40, 0)
+    theirs = RandomForestRegressor(40, min_samples_leaf=2, oob_score=True, random_state=0).fit(X, y)
+    assert np.allclose(mine.predict(X), theirs.predict(X))
+    assert mine.unseen_r2(X, y) == pytest.approx(theirs.oob_score_)
 
 
 def test_more_labels_without_order_than_grid_points_have_interactions() -> None:
@@ -209,8 +219,7 @@ def test_labels_without_order_reach_the_process_one_hot() -> None:
     frame = study_frame(study, planted.adaptive_rows(study, prune=False))
     data = surrogate.inputs(frame)
     assert dict(zip(data.names, data.labels, strict=True)) == {"temperature": False, "width": False, "coefficient": False, "schedule": True}
-    fitted = surrogate.fit(surrogate.gaussian_process(data), data)
-    assert fitted.named_steps["encode"].transform(data.X).shape[1] == 6
+    assert surrogate.fit(data).encoded(data.X).shape[1] == 6
 
 
 def test_early_epochs_correlate_with_the_end_where_curves_do_not_cross() -> None:

@@ -95,7 +95,7 @@ def report(folder: Path, trials: int, repeats: int) -> dict[str, Any]:
     run = Run(folder / "large").create(study)
     run_study(study, run, folder / "large-store", RunOptions(inline=True, session=SESSION), Progress())
     words = ("kdsearch", "report", str(run.path))
-    imports = "import kdsearch.cli, kdsearch.report.build, optuna, sklearn.ensemble, pandas, plotly.graph_objects"
+    imports = "import kdsearch.cli, kdsearch.report.build, optuna, pandas"
     whole, loading = [], []
     for _ in range(repeats):
         whole.append(seconds_of(*words))

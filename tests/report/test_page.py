@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 import pandas as pd
+import plotly.graph_objects as go
 import pytest
 
 from kdsearch.errors import UsageError
@@ -27,7 +28,11 @@ EVIL = '</script><script>window.hacked = 1</script><img src=x onerror="window.ha
 
 
 def _report(tmp_path: Path, *studies: tuple[Study, list[TrialRow]], **options: Any) -> str:
-    return write_report(studies, tmp_path, images=False, **options).read_text("utf-8")
+    """The page, each of its figures checked by plotly: it raises where a property does not exist or cannot have that value."""
+    text = write_report(studies, tmp_path, images=False, **options).read_text("utf-8")
+    for drawn in re.findall(r'id="spec-[^"]+">(.*?)</script>', text):
+        go.Figure(json.loads(drawn))
+    return text
 
 
 def _small_grid(**fields: Any) -> tuple[Study, list[TrialRow]]:

@@ -6,9 +6,9 @@ import math
 
 import numpy as np
 import pandas as pd
-import plotly.graph_objects as go
 
 from kdsearch.analysis.frame import StudyFrame
+from kdsearch.report.drawing import Drawing, scatter
 from kdsearch.report.style import ACCENT, INK, PRUNED, Words, base, faint, plain
 
 DRAWN_AT_MOST = 150
@@ -22,7 +22,7 @@ def curves_table(frame: StudyFrame) -> pd.DataFrame:
     return frame.curves.reset_index(drop=True)
 
 
-def draw_curves(frame: StudyFrame, words: Words) -> go.Figure:
+def draw_curves(frame: StudyFrame, words: Words) -> Drawing:
     """Learning curves: finished trials thin, their median and middle 80% strong, pruned ones to the epoch where they were cut."""
     figure = base(430, margin={"l": 72, "r": 24, "t": 48, "b": 60})
     curves = frame.curves
@@ -35,28 +35,28 @@ def draw_curves(frame: StudyFrame, words: Words) -> go.Figure:
         middle, low, high = (by.quantile(q)[enough] for q in (0.5, 0.1, 0.9))
         epochs = middle.index.tolist()
         band = {"mode": "lines", "line": {"width": 0}, "fill": "toself", "fillcolor": faint(ACCENT, 0.2), "hoverinfo": "skip"}
-        figure.add_trace(go.Scatter(x=epochs + epochs[::-1], y=high.tolist() + low.tolist()[::-1], name="middle 80%", **band))
+        figure.add_trace(scatter(x=epochs + epochs[::-1], y=high.tolist() + low.tolist()[::-1], name="middle 80%", **band))
         line = {"color": ACCENT, "width": 3}
-        figure.add_trace(go.Scatter(x=epochs, y=middle.tolist(), mode="lines", line=line, name="median of finished"))
+        figure.add_trace(scatter(x=epochs, y=middle.tolist(), mode="lines", line=line, name="median of finished"))
     last = cut.sort_values("epoch").groupby("number").tail(1)
     if len(last):
         hover = [f"trial {r['number']} pruned after epoch {r['epoch']}<br>{plain(r['config'])}" for r in last.to_dict("records")]
         marker = {"symbol": "x-thin", "size": 8, "line": {"width": 1.8, "color": PRUNED}}
         figure.add_trace(
-            go.Scatter(x=last["epoch"], y=last["value"], mode="markers", marker=marker, hovertext=hover, hoverinfo="text", name="cut here")
+            scatter(x=last["epoch"], y=last["value"], mode="markers", marker=marker, hovertext=hover, hoverinfo="text", name="cut here")
         )
     best = frame.configs.head(1)
     if len(best):
         top = done[done["config"] == best["config"].iloc[0]]
         top = top[top["number"] == top["number"].min()]
         line = {"color": INK, "width": 2, "dash": "dot"}
-        figure.add_trace(go.Scatter(x=top["epoch"], y=top["value"], mode="lines", line=line, name="best configuration"))
+        figure.add_trace(scatter(x=top["epoch"], y=top["value"], mode="lines", line=line, name="best configuration"))
     figure.update_xaxes(title={"text": "Epoch"}, rangemode="tozero")
     figure.update_yaxes(title={"text": words.axis}, range=_robust(curves["value"]))
     return figure
 
 
-def _spaghetti(figure: go.Figure, curves: pd.DataFrame, colour: str, name: str) -> None:
+def _spaghetti(figure: Drawing, curves: pd.DataFrame, colour: str, name: str) -> None:
     numbers = curves["number"].unique()
     if len(numbers) == 0:
         return
@@ -68,7 +68,7 @@ def _spaghetti(figure: go.Figure, curves: pd.DataFrame, colour: str, name: str) 
         x += [*curve["epoch"].tolist(), None]
         y += [*curve["value"].tolist(), None]
     line = {"color": colour, "width": 1}
-    figure.add_trace(go.Scatter(x=x, y=y, mode="lines", line=line, name=name, hoverinfo="skip"))
+    figure.add_trace(scatter(x=x, y=y, mode="lines", line=line, name=name, hoverinfo="skip"))
 
 
 def _robust(values: pd.Series) -> list[float] | None:
@@ -92,7 +92,7 @@ def history_table(frame: StudyFrame) -> pd.DataFrame:
     return table[["number", "state", "config", "value", "best"]]
 
 
-def draw_history(frame: StudyFrame, words: Words) -> go.Figure:
+def draw_history(frame: StudyFrame, words: Words) -> Drawing:
     """The search's course: each finished trial, the best so far, and ticks at the bottom where a trial was pruned or failed."""
     figure = base(360, margin={"l": 72, "r": 24, "t": 48, "b": 60})
     table = history_table(frame)
@@ -100,12 +100,10 @@ def draw_history(frame: StudyFrame, words: Words) -> go.Figure:
     hover = [f"trial {r['number']}: {r['value']:.4g} {words.unit}<br>{plain(r['config'])}" for r in done.to_dict("records")]
     marker = {"size": 6, "color": faint(ACCENT, 0.6)}
     figure.add_trace(
-        go.Scatter(
-            x=done["number"], y=done["value"], mode="markers", marker=marker, hovertext=hover, hoverinfo="text", name="finished trial"
-        )
+        scatter(x=done["number"], y=done["value"], mode="markers", marker=marker, hovertext=hover, hoverinfo="text", name="finished trial")
     )
     line = {"color": INK, "width": 2, "shape": "hv"}
-    figure.add_trace(go.Scatter(x=table["number"], y=table["best"], mode="lines", line=line, name="best so far", hoverinfo="skip"))
+    figure.add_trace(scatter(x=table["number"], y=table["best"], mode="lines", line=line, name="best so far", hoverinfo="skip"))
     for state, colour, symbol, height in (("PRUNED", PRUNED, "line-ns", 0.012), ("FAIL", "#b23a48", "x-thin", 0.05)):
         chosen = table[table["state"] == state]
         if len(chosen):
@@ -113,7 +111,7 @@ def draw_history(frame: StudyFrame, words: Words) -> go.Figure:
             marker = {"symbol": symbol, "size": 9, "line": {"width": 1.4, "color": colour}}
             name = {"PRUNED": "pruned (no value)", "FAIL": "failed"}[state]
             figure.add_trace(
-                go.Scatter(
+                scatter(
                     x=chosen["number"],
                     y=[height] * len(chosen),
                     yaxis="y2",
@@ -126,6 +124,5 @@ def draw_history(frame: StudyFrame, words: Words) -> go.Figure:
             )
     figure.update_layout(yaxis2={"overlaying": "y", "range": [0, 1], "visible": False, "fixedrange": True})
     figure.update_xaxes(title={"text": "Trial"})
-    figure.update_yaxes(title={"text": words.axis}, selector={"side": None})
     figure.update_layout(yaxis={"title": {"text": words.axis}})
     return figure

@@ -5,11 +5,10 @@ from __future__ import annotations
 import math
 
 import pandas as pd
-import plotly.graph_objects as go
-from plotly.subplots import make_subplots
 
 from kdsearch.analysis.frame import readable
 from kdsearch.analysis.select import COSTS, Candidates, cheapest_as_good
+from kdsearch.report.drawing import Drawing, scatter
 from kdsearch.report.style import ACCENT, INK, MUTED, Words, faint, plain, styled
 
 SHOWN = 10
@@ -24,12 +23,12 @@ def decision_table(found: Candidates) -> pd.DataFrame:
     return table
 
 
-def draw_decision(found: Candidates, words: Words) -> go.Figure:
+def draw_decision(found: Candidates, words: Words) -> Drawing:
     """Left: cost against the objective (where a cost differs); right: the best configurations with intervals and P(best)."""
     costly = found.cost_name is not None
     longest = max((len(line) for config in found.table["config"].head(SHOWN) for line in _brief(config).split("<br>")), default=0)
     spacing = min(max(0.12, (5.4 * longest + 40) / 960), 0.32)
-    figure = make_subplots(rows=1, cols=2 if costly else 1, column_widths=[0.46, 0.54] if costly else None, horizontal_spacing=spacing)
+    figure = Drawing(cols=2, widths=[0.46, 0.54], across=spacing) if costly else Drawing()
     if costly:
         _costs(figure, found, words)
     ranked = found.table.head(SHOWN).iloc[::-1]
@@ -46,8 +45,8 @@ def draw_decision(found: Candidates, words: Words) -> go.Figure:
         "visible": known,
     }
     colours = [ACCENT if tied or not known else faint(MUTED, 0.7) for tied in ranked["tied"]]
-    dots = go.Scatter(x=ranked["mean"], y=places, mode="markers", error_x=error, marker={"size": 9, "color": colours}, showlegend=False)
-    figure.add_trace(dots.update(hovertext=hover, hoverinfo="text"), row=1, col=col)
+    look = {"mode": "markers", "marker": {"size": 9, "color": colours}, "showlegend": False}
+    figure.add_trace(scatter(x=ranked["mean"], y=places, error_x=error, hovertext=hover, hoverinfo="text", **look), row=1, col=col)
     height = max(400, 34 * len(ranked) + 110)
     styled(figure, height, margin={"l": 72, "r": 96, "t": 52, "b": 60})
     figure.update_xaxes(title={"text": words.axis}, row=1, col=col)
@@ -91,12 +90,12 @@ def _hover(row: dict[str, object], words: Words) -> str:
     return f"{plain(row['config'])}<br><b>{float(str(row['mean'])):.4g}{spread} {words.unit}</b>, n = {row['n']}{sure}{tied}"
 
 
-def _costs(figure: go.Figure, found: Candidates, words: Words) -> None:
+def _costs(figure: Drawing, found: Candidates, words: Words) -> None:
     table = found.table[found.table["cost"].notna()]
     front = table[table["on_front"]].sort_values("cost")
     line = {"color": MUTED, "width": 1.5, "shape": "hv", "dash": "dot"}
     figure.add_trace(
-        go.Scatter(x=front["cost"], y=front["mean"], mode="lines", line=line, name="Pareto front", hoverinfo="skip"), row=1, col=1
+        scatter(x=front["cost"], y=front["mean"], mode="lines", line=line, name="Pareto front", hoverinfo="skip"), row=1, col=1
     )
     for tied, name, colour in ((False, "told apart from the best", faint("#6b7280", 0.55)), (True, "not told apart from the best", ACCENT)):
         mine = table[table["tied"] == tied] if found.can_tell else table[:0] if tied else table
@@ -104,14 +103,13 @@ def _costs(figure: go.Figure, found: Candidates, words: Words) -> None:
         if len(mine):
             hover = [_hover(r, words) for r in _records(mine)]
             marker = {"size": 8, "color": colour}
-            trace = go.Scatter(
-                x=mine["cost"], y=mine["mean"], mode="markers", marker=marker, name=name if found.can_tell else "configurations"
-            )
-            figure.add_trace(trace.update(hovertext=hover, hoverinfo="text", showlegend=found.can_tell), row=1, col=1)
+            told = {"hovertext": hover, "hoverinfo": "text", "showlegend": found.can_tell}
+            name = name if found.can_tell else "configurations"
+            figure.add_trace(scatter(x=mine["cost"], y=mine["mean"], mode="markers", marker=marker, name=name, **told), row=1, col=1)
     cheapest = cheapest_as_good(found)
     if cheapest is not None:
         marker = {"symbol": "circle-open", "size": 17, "color": "#d4702c", "line": {"width": 2.5}}
-        trace = go.Scatter(
+        trace = scatter(
             x=[cheapest["cost"]], y=[cheapest["mean"]], mode="markers", marker=marker, name="cheapest of these", hoverinfo="skip"
         )
         figure.add_trace(trace, row=1, col=1)

@@ -11,11 +11,10 @@ from typing import Any
 
 import numpy as np
 import pandas as pd
-import plotly.graph_objects as go
-from plotly.subplots import make_subplots
 
 from kdsearch.analysis.cells import FEW, Cells
 from kdsearch.analysis.levels import Levels
+from kdsearch.report.drawing import Drawing, bar, heat, scatter
 from kdsearch.report.style import (
     DIVERGING,
     INK,
@@ -50,9 +49,9 @@ def colour_range(cells: Cells) -> float:
     return float(found) if math.isfinite(found) and found > 0 else 1.0
 
 
-def draw_heatmap(cells: Cells, words: Words, *, limit: float | None = None) -> go.Figure:
+def draw_heatmap(cells: Cells, words: Words, *, limit: float | None = None) -> Drawing:
     """Figure 2. ``limit`` fixes the colour range (± in the objective's unit), so that several heatmaps compare."""
-    figure = go.Figure()
+    figure = Drawing()
     add_heatmap(figure, cells, words, limit=limit)
     legend = _legend(figure, cells)
     height = max(CELL_HEIGHT * len(cells.y.labels), 190) + 118 + 34 * legend
@@ -69,13 +68,13 @@ def natural_width(columns: int, panels: int = 1, cell: int = CELL_WIDTH) -> tupl
 
 
 def add_heatmap(
-    figure: go.Figure,
+    figure: Drawing,
     cells: Cells,
     words: Words,
     *,
     limit: float | None = None,
-    row: int | None = None,
-    col: int | None = None,
+    row: int = 1,
+    col: int = 1,
     coloraxis: str | None = None,
     compared: bool | None = None,
     compact: bool = False,
@@ -86,7 +85,6 @@ def add_heatmap(
     ``compared`` says whether colour is the difference to the baseline; default: where there is one. ``compact`` writes three narrow lines.
     ``means`` is the colour range of plain means where several heatmaps share it.
     """
-    place: dict[str, Any] = {"row": row, "col": col} if row is not None else {}
     has_baseline = bool(cells.table["diff"].notna().any()) if compared is None else compared
     z = cells.matrix("diff" if has_baseline else "mean")
     digits = decimals(cells.table["half"].tolist())
@@ -99,9 +97,9 @@ def add_heatmap(
         colour = {"colorscale": DIVERGING, "zmin": -bound, "zmax": bound, "colorbar": colour_bar(cells, words)}
     else:
         colour = {"colorscale": SEQUENTIAL, "colorbar": colour_bar(cells, words)}
-    figure.add_trace(not_run(cells), **place)
+    figure.add_trace(not_run(cells), row, col)
     figure.add_trace(
-        go.Heatmap(
+        heat(
             x=list(range(len(cells.x.labels))),
             y=list(range(len(cells.y.labels))),
             z=z,
@@ -113,10 +111,11 @@ def add_heatmap(
             showlegend=False,
             **colour,
         ),
-        **place,
+        row,
+        col,
     )
     for trace in _marks(cells):
-        figure.add_trace(trace, **place)
+        figure.add_trace(trace, row, col)
     ends = (-bound, bound) if has_baseline else means or _ends(z)
     middle, span = (ends[0] + ends[1]) / 2, (ends[1] - ends[0]) / 2 or 1.0
     written = [(a, b, text[b][a], (z[b][a] - middle) / span) for b in range(len(z)) for a in range(len(z[0])) if text[b][a]]
@@ -128,19 +127,18 @@ def _ends(z: np.ndarray) -> tuple[float, float]:
 
 
 def add_text(
-    figure: go.Figure,
+    figure: Drawing,
     texts: Sequence[tuple[int, int, str, float]],
     scale: list[list[Any]],
-    row: int | None = None,
-    col: int | None = None,
+    row: int = 1,
+    col: int = 1,
     size: int = 12,
 ) -> None:
     """Write texts ``(x, y, text, where its cell's colour lies from −1 to 1)`` in black or white, whichever reads on that colour."""
-    place: dict[str, Any] = {"row": row, "col": col} if row is not None else {}
     for dark in (False, True):
         mine = [t for t in texts if (_luminance(scale, t[3]) < 0.18) == dark]
         if mine:
-            trace = go.Scatter(
+            trace = scatter(
                 x=[t[0] for t in mine],
                 y=[t[1] for t in mine],
                 text=[t[2] for t in mine],
@@ -149,7 +147,7 @@ def add_text(
                 hoverinfo="skip",
                 showlegend=False,
             )
-            figure.add_trace(trace, **place)
+            figure.add_trace(trace, row, col)
 
 
 def _luminance(scale: list[list[Any]], where: float) -> float:
@@ -207,7 +205,7 @@ def _where(cells: Cells, x: object, y: object) -> str:
     return f"{parameter_words(cells.x.name, cells.x.title)}: {plain(x)}<br>{parameter_words(cells.y.name, cells.y.title)}: {plain(y)}"
 
 
-def not_run(cells: Cells) -> go.Bar:
+def not_run(cells: Cells) -> dict[str, Any]:
     """Hatched squares for every cell without a value."""
     empty = cells.table[cells.table["n"] == 0]
     label = {"not run": "not run"}
@@ -219,9 +217,9 @@ def not_run(cells: Cells) -> go.Bar:
     return hatched(empty["xi"].tolist(), empty["yi"].tolist(), hover)
 
 
-def hatched(x: Sequence[int], y: Sequence[int], hover: Sequence[str]) -> go.Bar:
+def hatched(x: Sequence[int], y: Sequence[int], hover: Sequence[str]) -> dict[str, Any]:
     """Hatched squares at cells ``(x, y)``."""
-    return go.Bar(
+    return bar(
         x=list(x),
         y=[0.94] * len(y),
         base=[v - 0.47 for v in y],
@@ -238,7 +236,7 @@ def hatched(x: Sequence[int], y: Sequence[int], hover: Sequence[str]) -> go.Bar:
     )
 
 
-def _marks(cells: Cells) -> list[go.Scatter]:
+def _marks(cells: Cells) -> list[dict[str, Any]]:
     table = cells.table
     traces = []
     for chosen, width, name in (
@@ -248,20 +246,20 @@ def _marks(cells: Cells) -> list[go.Scatter]:
         if len(chosen):
             x, y = _outlines(chosen)
             line = {"color": MARK, "width": width}
-            traces.append(go.Scatter(x=x, y=y, mode="lines", line=line, name=name, hoverinfo="skip", showlegend=False))
+            traces.append(scatter(x=x, y=y, mode="lines", line=line, name=name, hoverinfo="skip", showlegend=False))
     corner = {"mode": "markers", "hoverinfo": "skip", "showlegend": False}
     few = table[(table["n"] > 0) & (table["n"] < FEW)]
     if len(few):
         marker = {"symbol": "triangle-up", "size": 8, "color": "#ffffff", "line": {"width": 1.4, "color": MARK}}
-        traces.append(go.Scatter(x=few["xi"] + 0.35, y=few["yi"] + 0.28, marker=marker, name="few", **corner))
+        traces.append(scatter(x=few["xi"] + 0.35, y=few["yi"] + 0.28, marker=marker, name="few", **corner))
     cut = table[table["pruned"] > 0]
     if len(cut):
         marker = {"symbol": "x", "size": 8, "color": PRUNED, "line": {"width": 1, "color": "#ffffff"}}
-        traces.append(go.Scatter(x=cut["xi"] - 0.35, y=cut["yi"] + 0.28, marker=marker, name="pruned", **corner))
+        traces.append(scatter(x=cut["xi"] - 0.35, y=cut["yi"] + 0.28, marker=marker, name="pruned", **corner))
     lost = table[table["failed"] > 0]
     if len(lost):
         marker = {"symbol": "circle", "size": 7, "color": "#b23a48"}
-        traces.append(go.Scatter(x=lost["xi"] - 0.35, y=lost["yi"] - 0.28, marker=marker, name="failed", **corner))
+        traces.append(scatter(x=lost["xi"] - 0.35, y=lost["yi"] - 0.28, marker=marker, name="failed", **corner))
     return traces
 
 
@@ -275,7 +273,7 @@ def _outlines(chosen: pd.DataFrame) -> tuple[list[float | None], list[float | No
     return x, y
 
 
-def _legend(figure: go.Figure, cells: Cells) -> bool:
+def _legend(figure: Drawing, cells: Cells) -> bool:
     """Legend entries for the marks that occur; whether there are any."""
     table = cells.table
     square = {"size": 14, "color": "rgba(0,0,0,0)"}
@@ -297,17 +295,17 @@ def _legend(figure: go.Figure, cells: Cells) -> bool:
     shown = False
     for occurs, name, marker in entries:
         if occurs:
-            figure.add_trace(go.Scatter(x=[None], y=[None], mode="markers", marker=marker, name=name, showlegend=True))
+            figure.add_trace(scatter(x=[None], y=[None], mode="markers", marker=marker, name=name, showlegend=True))
             shown = True
     if bool((table["n"] == 0).any()):
         pattern = {"shape": "/", "fgcolor": "#9aa1ab", "size": 5, "solidity": 0.25}
         marker = {"color": "rgba(0,0,0,0)", "pattern": pattern, "line": {"width": 1, "color": MUTED}}
-        figure.add_trace(go.Bar(x=[None], y=[None], marker=marker, name="no value", showlegend=True))
+        figure.add_trace(bar(x=[None], y=[None], marker=marker, name="no value", showlegend=True))
         shown = True
     return shown
 
 
-def level_axis(figure: go.Figure, which: str, levels: Levels, **where: Any) -> None:
+def level_axis(figure: Drawing, which: str, levels: Levels, **where: Any) -> None:
     """An axis of evenly spaced levels."""
     update = figure.update_xaxes if which == "x" else figure.update_yaxes
     update(
@@ -331,12 +329,12 @@ def companion_table(cells: Cells) -> pd.DataFrame:
     return table.rename(columns={"x": cells.x.name, "y": cells.y.name})
 
 
-def draw_companion(cells: Cells, words: Words) -> go.Figure:
+def draw_companion(cells: Cells, words: Words) -> Drawing:
     """Figure 3: how many values each cell rests on, and how wide its interval is."""
     counted = "seeds" if cells.unit == "seed" else "configurations"
     unit = f" ({words.difference_unit})" if words.difference_unit else ""
     titles = (f"n ({counted})", f"width of the 95% interval{unit}")
-    figure = make_subplots(rows=1, cols=2, shared_yaxes=True, horizontal_spacing=0.04, subplot_titles=titles)
+    figure = Drawing(cols=2, across=0.04, titles=titles, shared="y")
     digits = decimals(cells.table["half"].tolist())
     widths = 2 * cells.matrix("half")
     counts = cells.matrix("n")
@@ -349,7 +347,7 @@ def draw_companion(cells: Cells, words: Words) -> go.Figure:
         top = float(np.nanmax(shown)) if np.isfinite(shown).any() else 1.0
         figure.add_trace(not_run(cells), row=1, col=col)
         figure.add_trace(
-            go.Heatmap(
+            heat(
                 x=list(range(len(cells.x.labels))),
                 y=list(range(len(cells.y.labels))),
                 z=shown,
@@ -374,7 +372,6 @@ def draw_companion(cells: Cells, words: Words) -> go.Figure:
         ]
         add_text(figure, spots, SEQUENTIAL, row=1, col=col)
     styled(figure, max(38 * len(cells.y.labels), 90) + 112, margin={"l": 80, "r": 16, "t": 36, "b": 64}, barmode="overlay")
-    figure.update_annotations(font={"size": 13})
     for col in (1, 2):
         level_axis(figure, "x", cells.x, row=1, col=col)
         level_axis(figure, "y", cells.y, row=1, col=col)

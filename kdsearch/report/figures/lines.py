@@ -7,12 +7,11 @@ from typing import Any
 
 import numpy as np
 import pandas as pd
-import plotly.graph_objects as go
-from plotly.subplots import make_subplots
 
 from kdsearch.analysis.cells import Cells
 from kdsearch.analysis.frame import StudyFrame
 from kdsearch.analysis.levels import Levels
+from kdsearch.report.drawing import Drawing, scatter
 from kdsearch.report.style import (
     DASHES,
     MUTED,
@@ -59,12 +58,10 @@ def teacher_table(frame: StudyFrame, levels: Levels) -> pd.DataFrame:
     return found[columns]
 
 
-def draw_lines(cells: Cells, words: Words, teachers: pd.DataFrame) -> go.Figure:
+def draw_lines(cells: Cells, words: Words, teachers: pd.DataFrame) -> Drawing:
     """Figure 1. The axis is logarithmic where the parameter is; the teachers' accuracy is a strip below, not a second axis."""
     strip = len(teachers) > 0
-    figure = make_subplots(
-        rows=2 if strip else 1, cols=1, shared_xaxes=True, row_heights=[0.77, 0.23] if strip else [1.0], vertical_spacing=0.05
-    )
+    figure = Drawing(rows=2, heights=[0.77, 0.23], down=0.05, shared="x") if strip else Drawing()
     positions, is_log = _positions(cells.y)
     digits = decimals(cells.table["half"].tolist())
     if cells.baseline is not None and cells.baseline.by_seed:
@@ -116,7 +113,7 @@ def _padded(positions: list[float], is_log: bool) -> list[float]:
 
 
 def _line(
-    figure: go.Figure,
+    figure: Drawing,
     cells: Cells,
     points: pd.DataFrame,
     where: list[float],
@@ -131,7 +128,7 @@ def _line(
     if points["half"].notna().any():
         x = where + where[::-1]
         y = points["high"].tolist() + points["low"].tolist()[::-1]
-        fill = go.Scatter(x=x, y=y, mode="lines", line={"width": 0}, fill="toself", fillcolor=faint(colour, 0.13), **common)
+        fill = scatter(x=x, y=y, mode="lines", line={"width": 0}, fill="toself", fillcolor=faint(colour, 0.13), **common)
         figure.add_trace(fill, **place)
     dots_x: list[float] = []
     dots_y: list[float] = []
@@ -139,14 +136,14 @@ def _line(
         values = list(cells.values[(i, int(yi))].values())
         dots_x += [x0] * len(values)
         dots_y += values
-    dots = go.Scatter(x=dots_x, y=dots_y, mode="markers", marker={"size": 4, "color": faint(colour, 0.55)}, **common)
+    dots = scatter(x=dots_x, y=dots_y, mode="markers", marker={"size": 4, "color": faint(colour, 0.55)}, **common)
     figure.add_trace(dots, **place)
     hover = [
         f"{short_words(cells.x.name, cells.x.title)} {name}, {short_words(cells.y.name, cells.y.title)} {plain(p['y'])}<br>"
         f"<b>{p['mean']:.{digits}f}{_half(p['half'], digits)} {words.unit}</b>, n = {p['n']}"
         for p in points.to_dict("records")
     ]
-    line = go.Scatter(
+    line = scatter(
         x=where,
         y=points["mean"].tolist(),
         mode="lines+markers",
@@ -164,7 +161,7 @@ def _half(value: float, digits: int) -> str:
     return f" ± {value:.{digits}f}" if math.isfinite(value) else ""
 
 
-def _baseline(figure: go.Figure, cells: Cells, positions: list[float], is_log: bool) -> None:
+def _baseline(figure: Drawing, cells: Cells, positions: list[float], is_log: bool) -> None:
     assert cells.baseline is not None
     low, high = _padded(positions, is_log)
     ends = (10**low, 10**high) if is_log else (low, high)
@@ -175,21 +172,21 @@ def _baseline(figure: go.Figure, cells: Cells, positions: list[float], is_log: b
     if math.isfinite(half):
         y = [mean - half, mean - half, mean + half, mean + half]
         band = {"mode": "lines", "line": {"width": 0}, "fill": "toself", "fillcolor": faint(MUTED, 0.14), "legendgroup": "baseline"}
-        figure.add_trace(go.Scatter(x=[*ends, *ends[::-1]], y=y, hoverinfo="skip", showlegend=False, **band), row=1, col=1)
+        figure.add_trace(scatter(x=[*ends, *ends[::-1]], y=y, hoverinfo="skip", showlegend=False, **band), row=1, col=1)
     x = np.geomspace(ends[0], ends[1], 30) if is_log else np.linspace(ends[0], ends[1], 30)
     hover = f"{name}: {mean:.3f}{_half(half, 3)}, n = {n}"
     line = {"color": MUTED, "width": 2, "dash": "dot"}
-    trace = go.Scatter(
+    trace = scatter(
         x=x.tolist(), y=[mean] * 30, mode="lines", line=line, name=name, legendgroup="baseline", hovertext=hover, hoverinfo="text"
     )
     figure.add_trace(trace, row=1, col=1)
 
 
-def _strip(figure: go.Figure, teachers: pd.DataFrame, positions: list[float]) -> None:
+def _strip(figure: Drawing, teachers: pd.DataFrame, positions: list[float]) -> None:
     x = [positions[int(i)] for i in teachers["index"]]
     spread = [0.0 if not math.isfinite(v) else v for v in teachers["sd"]]
     hover = [f"teacher {plain(r['level'])}: {r['mean']:.2f} %, SD {r['sd']:.2f}, n = {r['n']}" for r in teachers.to_dict("records")]
-    trace = go.Scatter(
+    trace = scatter(
         x=x,
         y=teachers["mean"].tolist(),
         error_y={"type": "data", "array": spread, "thickness": 1.4, "width": 4, "color": MUTED},

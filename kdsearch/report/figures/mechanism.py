@@ -6,12 +6,12 @@ from dataclasses import dataclass
 
 import numpy as np
 import pandas as pd
-import plotly.graph_objects as go
 
 from kdsearch.analysis.early import rank_correlations
 from kdsearch.analysis.frame import StudyFrame
 from kdsearch.analysis.levels import Levels
 from kdsearch.analysis.noise import percentile_interval
+from kdsearch.report.drawing import Drawing, scatter
 from kdsearch.report.style import SYMBOLS, Words, base, line_colours, parameter_words, plain
 
 ENTROPY = "m.teacher_entropy"
@@ -54,7 +54,7 @@ def mechanism(frame: StudyFrame, by: Levels | None, *, seed: int = 0) -> Mechani
     return Mechanism(table, float(rank_correlations(means[None, :, 0], means[None, :, 1])[0]), low, high, len(means))
 
 
-def draw_mechanism(found: Mechanism, by: Levels | None, words: Words) -> go.Figure:
+def draw_mechanism(found: Mechanism, by: Levels | None, words: Words) -> Drawing:
     """One dot a run; colour and symbol are the levels of ``by`` (τ)."""
     figure = base(430, margin={"l": 72, "r": 24, "t": 48, "b": 60})
     labels = [label for label in (by.labels if by is not None else ("",)) if (found.table["level"] == label).any()]
@@ -63,8 +63,8 @@ def draw_mechanism(found: Mechanism, by: Levels | None, words: Words) -> go.Figu
         mine = found.table[found.table["level"] == label]
         hover = [f"{plain(c)}<br>seed {s}: {v:.2f} {words.unit}, {e:.3f} nats" for c, s, e, v, _ in mine.itertuples(index=False)]
         marker = {"size": 7, "color": colours[i], "symbol": SYMBOLS[i % len(SYMBOLS)], "opacity": 0.8}
-        trace = go.Scatter(x=mine["entropy"], y=mine["value"], mode="markers", marker=marker, name=plain(label) or "runs")
-        figure.add_trace(trace.update(hovertext=hover, hoverinfo="text", showlegend=bool(label)))
+        told = {"name": plain(label) or "runs", "hovertext": hover, "hoverinfo": "text", "showlegend": bool(label)}
+        figure.add_trace(scatter(x=mine["entropy"], y=mine["value"], mode="markers", marker=marker, **told))
     figure.update_xaxes(title={"text": "Mean entropy of the teacher's softened labels (nats)"})
     figure.update_yaxes(title={"text": words.axis})
     if by is not None:

@@ -8,11 +8,10 @@ from dataclasses import dataclass
 from typing import Any
 
 import pandas as pd
-import plotly.graph_objects as go
-from plotly.subplots import make_subplots
 
 from kdsearch.analysis.cells import Cells
 from kdsearch.analysis.panels import Difference, Panel
+from kdsearch.report.drawing import Drawing, heat, scatter
 from kdsearch.report.figures.heatmap import (
     add_heatmap,
     add_text,
@@ -23,7 +22,7 @@ from kdsearch.report.figures.heatmap import (
     heatmap_table,
     level_axis,
 )
-from kdsearch.report.style import DIVERGING, INK, MARK, SEQUENTIAL, Words, decimals, parameter_words, plain, signed, styled
+from kdsearch.report.style import DIVERGING, MARK, SEQUENTIAL, Words, decimals, parameter_words, plain, signed, styled
 
 COMPACT_WIDTH, COMPACT_HEIGHT = 54, 58
 """Pixels that a cell's three short lines of text need."""
@@ -47,7 +46,7 @@ def _panel_first(table: pd.DataFrame) -> pd.DataFrame:
     return table[["panel", *(c for c in table.columns if c != "panel")]]
 
 
-def draw_panels(panels: Sequence[Panel], words: Words) -> go.Figure:
+def draw_panels(panels: Sequence[Panel], words: Words) -> Drawing:
     """Heatmaps side by side; the colour is each panel's difference to its own baseline on one scale, or the mean on one scale."""
     compared = all(p.cells.table["diff"].notna().any() for p in panels)
     spots = Spots.of(len(panels), panels[0])
@@ -65,7 +64,7 @@ def draw_panels(panels: Sequence[Panel], words: Words) -> go.Figure:
     return _finish(figure, spots, [p.cells for p in panels], colour | {"colorbar": colour_bar(panels[0].cells, words, compared=compared)})
 
 
-def draw_differences(found: Sequence[Difference], panels: Sequence[Panel], words: Words) -> go.Figure:
+def draw_differences(found: Sequence[Difference], panels: Sequence[Panel], words: Words) -> Drawing:
     """Heatmaps of differences between panels: text is difference ± half of its interval, bold outline where the interval excludes 0."""
     xs, ys = panels[0].cells.x, panels[0].cells.y
     bound = max((float(d.table["diff"].abs().max()) for d in found if len(d.table)), default=1.0) or 1.0
@@ -91,7 +90,7 @@ def draw_differences(found: Sequence[Difference], panels: Sequence[Panel], words
             if cell["low"] > 0 or cell["high"] < 0:
                 lines[0].extend([a - 0.46, a + 0.46, a + 0.46, a - 0.46, a - 0.46, None])
                 lines[1].extend([b - 0.45, b - 0.45, b + 0.45, b + 0.45, b - 0.45, None])
-        trace = go.Heatmap(
+        trace = heat(
             x=list(range(len(xs.labels))),
             y=list(range(len(ys.labels))),
             z=z,
@@ -105,7 +104,7 @@ def draw_differences(found: Sequence[Difference], panels: Sequence[Panel], words
         missing = [(a, b) for b in range(len(ys.labels)) for a in range(len(xs.labels)) if not math.isfinite(z[b][a])]
         figure.add_trace(hatched([a for a, _ in missing], [b for _, b in missing], ["not in both"] * len(missing)), **spots.place(i))
         figure.add_trace(trace, **spots.place(i))
-        outline = go.Scatter(x=lines[0], y=lines[1], mode="lines", line={"color": MARK, "width": 1.8}, hoverinfo="skip", showlegend=False)
+        outline = scatter(x=lines[0], y=lines[1], mode="lines", line={"color": MARK, "width": 1.8}, hoverinfo="skip", showlegend=False)
         figure.add_trace(outline, **spots.place(i))
         add_text(figure, texts, DIVERGING, **spots.place(i), size=11)
     unit = f" ({words.difference_unit})" if words.difference_unit else ""
@@ -144,22 +143,14 @@ class Spots:
         """Row and column of panel ``i``."""
         return {"row": i // self.columns + 1, "col": i % self.columns + 1}
 
-    def figure(self, titles: Sequence[str]) -> go.Figure:
+    def figure(self, titles: Sequence[str]) -> Drawing:
         """An empty figure of these spots."""
-        return make_subplots(
-            rows=self.rows,
-            cols=self.columns,
-            shared_yaxes=True,
-            horizontal_spacing=0.03,
-            vertical_spacing=BETWEEN / self.height if self.rows > 1 else 0.0,
-            subplot_titles=list(titles),
-        )
+        return Drawing(self.rows, self.columns, across=0.03, down=BETWEEN / self.height, titles=titles, shared="y")
 
 
-def _finish(figure: go.Figure, spots: Spots, shown: Sequence[Cells], coloraxis: dict[str, Any]) -> go.Figure:
+def _finish(figure: Drawing, spots: Spots, shown: Sequence[Cells], coloraxis: dict[str, Any]) -> Drawing:
     margin = {"l": 80, "r": 16, "t": 36, "b": 64}
     styled(figure, spots.height + 100, margin=margin, barmode="overlay", coloraxis=coloraxis)
-    figure.update_annotations(font={"size": 13, "color": INK})
     for i, cells in enumerate(shown):
         level_axis(figure, "x", cells.x, **spots.place(i))
         level_axis(figure, "y", cells.y, **spots.place(i))

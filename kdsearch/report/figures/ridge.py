@@ -4,14 +4,13 @@ from __future__ import annotations
 
 import math
 
-import plotly.graph_objects as go
-
 from kdsearch.analysis.cells import Cells
 from kdsearch.analysis.ridge import Ridge
+from kdsearch.report.drawing import Drawing, scatter
 from kdsearch.report.style import ACCENT, base, parameter_words, plain, short_words
 
 
-def draw_ridge(found: Ridge, cells: Cells) -> go.Figure:
+def draw_ridge(found: Ridge, cells: Cells) -> Drawing:
     """Points at the best level, bars over the 95% interval; beside each point the share of draws that agree. Levels evenly spaced."""
     figure = base(max(300, 46 * len(cells.y.labels) + 130), margin={"l": 80, "r": 32, "t": 24, "b": 64})
     x, y = found.table["xi"].tolist(), found.table["yi"].tolist()
@@ -24,7 +23,7 @@ def draw_ridge(found: Ridge, cells: Cells) -> go.Figure:
         for r in found.table.to_dict("records")
     ]
     figure.add_trace(
-        go.Scatter(
+        scatter(
             x=x,
             y=y,
             error_y={
@@ -45,8 +44,8 @@ def draw_ridge(found: Ridge, cells: Cells) -> go.Figure:
     )
     shares = [f"{v:.0%}" if math.isfinite(v) else "" for v in found.table["share"]]
     spots = [i + 0.09 for i in x]
-    labels = go.Scatter(x=spots, y=y, text=shares, mode="text", textposition="middle right", textfont={"size": 12}, hoverinfo="skip")
-    figure.add_trace(labels.update(showlegend=False))
+    look = {"mode": "text", "textposition": "middle right", "textfont": {"size": 12}, "hoverinfo": "skip", "showlegend": False}
+    figure.add_trace(scatter(x=spots, y=y, text=shares, **look))
     for update, levels in ((figure.update_xaxes, cells.x), (figure.update_yaxes, cells.y)):
         update(
             tickvals=list(range(len(levels.labels))),

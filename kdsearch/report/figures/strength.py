@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import pandas as pd
-import plotly.graph_objects as go
 
 from kdsearch.analysis.effects import RESIDUAL, SEED, Effects
+from kdsearch.report.drawing import Drawing, bar, scatter
 from kdsearch.report.style import ACCENT, MUTED, base, plain
 
 MOST = 12
@@ -22,7 +24,7 @@ def strength_table(found: Effects) -> pd.DataFrame:
     return table[["effect", "kind", "share", "low", "high", "eta2", "ss", "df", "f", "p"]]
 
 
-def draw_strength(table: pd.DataFrame, axis: str, *, percent: bool = True) -> go.Figure:
+def draw_strength(table: pd.DataFrame, axis: str, *, percent: bool = True) -> Drawing:
     """Horizontal bars with 95% intervals, strongest on top; ``table`` needs ``effect, kind, share, low, high``, in percent or plain."""
     noise = table[table["effect"].isin([SEED, RESIDUAL])]
     rest = table[~table["effect"].isin([SEED, RESIDUAL])].head(MOST)
@@ -47,18 +49,14 @@ def draw_strength(table: pd.DataFrame, axis: str, *, percent: bool = True) -> go
             "thickness": 1.5,
             "color": "#6b7280",
         }
-        bar = go.Bar(
-            x=mine["share"], y=[plain(e) for e in mine["effect"]], orientation="h", marker={"color": colour}, error_x=error, name=kind
-        )
-        figure.add_trace(bar.update(hovertext=hover, hoverinfo="text"))
+        look: dict[str, Any] = {"orientation": "h", "marker": {"color": colour}, "error_x": error, "name": kind}
+        figure.add_trace(bar(x=mine["share"], y=[plain(e) for e in mine["effect"]], hovertext=hover, hoverinfo="text", **look))
     right = max(float(shown["high"].max()), 5.0 if percent else 0.05) if len(shown) else 1.0
     # Numbers stand right of the interval, where no bar reaches.
     spots = [h + 0.012 * right for h in shown[["high", "share"]].max(axis=1)]
     text = [_text(v, percent) for v in shown["share"]]
-    labels = go.Scatter(
-        x=spots, y=[plain(e) for e in shown["effect"]], text=text, mode="text", textposition="middle right", hoverinfo="skip"
-    )
-    figure.add_trace(labels.update(showlegend=False, textfont={"size": 12}))
+    look = {"mode": "text", "textposition": "middle right", "textfont": {"size": 12}, "hoverinfo": "skip", "showlegend": False}
+    figure.add_trace(scatter(x=spots, y=[plain(e) for e in shown["effect"]], text=text, **look))
     figure.update_xaxes(title={"text": axis}, range=[0, right * 1.1], ticksuffix="%" if percent else "")
     figure.update_layout(showlegend=shown["kind"].nunique() > 1)
     figure.update_yaxes(categoryorder="array", categoryarray=order, showgrid=False, ticks="", title=None)
