@@ -70,7 +70,9 @@ _METHODS = (
     "set_trial_state_values",
     "set_trial_system_attr",
     "set_trial_user_attr",
+    "_create_new_trial",
     "_get_trials",
+    "_set_trial_param",
 )
 for _name in _METHODS:
     if hasattr(RDBStorage, _name):

@@ -13,9 +13,10 @@ from optuna.trial import FrozenTrial, TrialState, create_trial
 
 from kdsearch.record.run import Run
 from kdsearch.record.trials import INTERRUPTED, LATE, SEED, baselines_study, confirm_study, stratum_study
+from kdsearch.search.history import History
 from kdsearch.search.pruners import make_pruner
 from kdsearch.search.samplers import make_sampler, sample
-from kdsearch.search.tpe import Memory
+from kdsearch.search.tpe import Tpe
 from kdsearch.spec.space import Parameter
 from kdsearch.spec.study import Stratum, Study
 
@@ -58,21 +59,23 @@ class Book:
         self.parameters: list[Parameter] = [] if stratum is None else study.parameters(stratum)
         self.maximize = study.objective.direction == "maximize"
         self.storage = run.storage
+        self.history = History(self.maximize)
         self.optuna = run.study(
             self.name,
             [objective.direction for objective in study.objectives()],
             sampler=optuna.samplers.RandomSampler(seed=study.search_seed),
-            pruner=optuna.pruners.NopPruner() if stratum is None else make_pruner(study.pruner, epochs_of(study)),
+            pruner=optuna.pruners.NopPruner() if stratum is None else make_pruner(study.pruner, epochs_of(study), self.history),
         )
         about = {"role": role} if stratum is None else {"role": "search", "stratum": stratum.name}
         if self.optuna.user_attrs.get("kdsearch") != about:
             self.optuna.set_user_attr("kdsearch", about)
         self._id = self.storage.get_study_id_from_name(self.name)
         self.counts = Counts(planned)
-        self._memory = Memory()
         self.first: dict[str, int] = {}
         """Configuration → number of the first trial that finished it."""
         self.total = 0
+        self._waiting = 0
+        """Trials in the queue."""
         self._open()
 
     def _open(self) -> None:
@@ -82,7 +85,10 @@ class Book:
             if trial.state == TrialState.RUNNING:
                 self.counts.running += 1
                 self.interrupt(trial.number, trial._trial_id)
-            elif trial.state.is_finished():
+            elif trial.state == TrialState.WAITING:
+                self._waiting += 1
+            else:
+                self.history.end(trial)
                 self._count(trial.state, trial.user_attrs.get("reason"), trial.values[0] if trial.values else None)
                 self.remember(trial.number, trial.state, trial.user_attrs.get("params", {}))
         if not self.study.is_grid and self.stratum is not None and self.study.sampler.name == "qmc":
@@ -90,7 +96,7 @@ class Book:
 
     def _sampler(self) -> optuna.samplers.BaseSampler:
         assert self.stratum is not None
-        return make_sampler(self.study.sampler, self.study.search_seed, self.stratum.name, self.total, self.parameters, self._memory)
+        return make_sampler(self.study.sampler, self.study.search_seed, self.stratum.name, self.total, self.parameters, self.history)
 
     # Asking
 
@@ -99,11 +105,16 @@ class Book:
         assert self.stratum is not None
         if self.study.sampler.name != "qmc":
             self.optuna.sampler = self._sampler()
-        trial = self.optuna.ask()
+        if self._waiting or not isinstance(self.optuna.sampler, Tpe):
+            trial = self.optuna.ask()
+            self._waiting = max(self._waiting - 1, 0)
+        else:  # the same, without a look through all trials for one that waits
+            trial = optuna.Trial(self.optuna, self.optuna._storage.create_new_trial(self._id))
         self.total = max(self.total, trial.number + 1)
         self.counts.running += 1
         params = self.study.check_params(sample(trial, self.parameters), self.stratum)
         trial.set_user_attr("params", params)
+        self.history.begin(self.storage.get_trial(trial._trial_id))
         return trial, params
 
     def begin(self, values: Mapping[str, Any], distributions: Mapping[str, BaseDistribution], attrs: Mapping[str, Any]) -> optuna.Trial:
@@ -118,15 +129,13 @@ class Book:
 
     def complete(self, trial: optuna.Trial, values: list[float], params: Mapping[str, Any]) -> None:
         """End a trial with its values, one per objective."""
-        self.optuna.tell(trial, values)
-        self.counts.running -= 1
+        self._end(self.optuna.tell(trial, values))
         self._count(TrialState.COMPLETE, None, values[0])
         self.remember(trial.number, TrialState.COMPLETE, params)
 
     def prune(self, trial: optuna.Trial) -> None:
         """End a trial that the pruner stopped."""
-        self.optuna.tell(trial, state=TrialState.PRUNED)
-        self.counts.running -= 1
+        self._end(self.optuna.tell(trial, state=TrialState.PRUNED))
         self._count(TrialState.PRUNED, None, None)
 
     def fail(self, trial: optuna.Trial, reason: str, trace: str | None = None) -> None:
@@ -134,21 +143,24 @@ class Book:
         trial.set_user_attr("reason", reason)
         if trace:
             trial.set_user_attr("trace", trace)
-        self.optuna.tell(trial, state=TrialState.FAIL)
-        self.counts.running -= 1
+        self._end(self.optuna.tell(trial, state=TrialState.FAIL))
         self._count(TrialState.FAIL, reason, None)
 
     def interrupt(self, number: int, trial_id: int) -> None:
         """Close a trial that was cut off and put its configuration first in the queue; it counts for nothing."""
         found = self.storage.get_trial(trial_id)
         self.storage.set_trial_user_attr(trial_id, "reason", INTERRUPTED)
-        self.optuna.tell(number, state=TrialState.FAIL)
-        self.counts.running -= 1
+        self._end(self.optuna.tell(number, state=TrialState.FAIL))
         self.counts.interrupted += 1
         if self.stratum is not None and not self.study.is_grid and found.params:
             kept = {name: found.user_attrs[name] for name in ("params",) if name in found.user_attrs}
             self.optuna.enqueue_trial(found.params, user_attrs={**kept, "again": number})
             self.total += 1
+            self._waiting += 1
+
+    def _end(self, trial: FrozenTrial) -> None:
+        self.counts.running -= 1
+        self.history.end(trial)
 
     # Looking
 

@@ -15,19 +15,20 @@ import optuna
 from optuna.distributions import BaseDistribution, CategoricalDistribution, FloatDistribution, IntDistribution
 from optuna.samplers import BaseSampler
 
-from kdsearch.search.tpe import Memory, make_tpe
+from kdsearch.search.history import History
+from kdsearch.search.tpe import make_tpe
 from kdsearch.spec.options import Sampler
 from kdsearch.spec.space import Parameter
 from kdsearch.spec.study import Study
 
 
-def _tpe(options: Sampler, seed: int, parameters: Sequence[Parameter], memory: Memory) -> BaseSampler:
+def _tpe(options: Sampler, seed: int, parameters: Sequence[Parameter], history: History) -> BaseSampler:
     # A conditional parameter needs groups: a joint model of parameters that exist together. Running trials are counted as bad
     # (constant_liar, the default of Optuna 5), so that workers do not all try the same place.
     conditional = any(parameter.parents for parameter in parameters)
     multivariate = bool(options.multivariate)
     return make_tpe(
-        memory,
+        history,
         None if conditional else {parameter.name: distribution(parameter) for parameter in parameters},
         n_startup_trials=options.startup_trials or 10,
         multivariate=multivariate,
@@ -36,15 +37,15 @@ def _tpe(options: Sampler, seed: int, parameters: Sequence[Parameter], memory: M
     )
 
 
-def _gp(options: Sampler, seed: int, parameters: Sequence[Parameter], memory: Memory) -> BaseSampler:
+def _gp(options: Sampler, seed: int, parameters: Sequence[Parameter], history: History) -> BaseSampler:
     return optuna.samplers.GPSampler(seed=seed, n_startup_trials=options.startup_trials or 10)
 
 
-def _random(options: Sampler, seed: int, parameters: Sequence[Parameter], memory: Memory) -> BaseSampler:
+def _random(options: Sampler, seed: int, parameters: Sequence[Parameter], history: History) -> BaseSampler:
     return optuna.samplers.RandomSampler(seed=seed)
 
 
-def _qmc(options: Sampler, seed: int, parameters: Sequence[Parameter], memory: Memory) -> BaseSampler:
+def _qmc(options: Sampler, seed: int, parameters: Sequence[Parameter], history: History) -> BaseSampler:
     return optuna.samplers.QMCSampler(
         qmc_type=options.sequence or "sobol",
         scramble=options.scramble is not False,
@@ -58,7 +59,7 @@ def _qmc(options: Sampler, seed: int, parameters: Sequence[Parameter], memory: M
 class SamplerRow:
     """How one sampler is made."""
 
-    build: Callable[[Sampler, int, Sequence[Parameter], Memory], BaseSampler]
+    build: Callable[[Sampler, int, Sequence[Parameter], History], BaseSampler]
     each_trial: bool
     """Whether it is made anew for each trial with a seed of its own, which makes a resumed search go on as if never stopped.
     A quasi-random sequence needs one seed throughout."""
@@ -74,15 +75,15 @@ SAMPLERS: dict[str, SamplerRow] = {
 
 
 def make_sampler(
-    options: Sampler, search_seed: int, stratum: str, trials: int, parameters: Sequence[Parameter], memory: Memory
+    options: Sampler, search_seed: int, stratum: str, trials: int, parameters: Sequence[Parameter], history: History
 ) -> BaseSampler:
-    """The sampler for the next trial of a stratum that holds ``trials`` trials; ``memory`` is the stratum's."""
+    """The sampler for the next trial of a stratum that holds ``trials`` trials; ``history`` is the stratum's."""
     row = SAMPLERS[options.name]
     text = f"{search_seed} {stratum}" + (f" {trials}" if row.each_trial else "")
     seed = int.from_bytes(hashlib.sha256(text.encode()).digest()[:4], "big") >> 1
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", optuna.exceptions.ExperimentalWarning)
-        return row.build(options, seed, parameters, memory)
+        return row.build(options, seed, parameters, history)
 
 
 def adaptive(study: Study) -> bool:

@@ -90,7 +90,8 @@ class Sampler(_Named):
 
     name: Literal["tpe", "gp", "random", "qmc", "grid"] = Field(
         "tpe",
-        description="tpe (Optuna's default), gp (few trials, no pruning), random, qmc (quasi-random), grid (every cell on every seed).",
+        description="tpe (Optuna's default, by the best and the newest 1,000 other trials), gp (few trials, no pruning), random, "
+        "qmc (quasi-random), grid (every cell on every seed).",
     )
     startup_trials: Whole | None = Field(None, description="tpe, gp: random configurations before the model is used. Default 10.", ge=1)
     multivariate: Flag | None = Field(None, description="tpe: model parameters jointly. Default true.")

@@ -98,6 +98,46 @@ def test_a_resumed_search_asks_what_an_uninterrupted_one_would_have(go: Go) -> N
     assert told[0] == told[1]
 
 
+def test_what_was_interrupted_is_asked_first_by_this_driver_and_the_next(tmp_path: Path) -> None:
+    study = make_study(tmp_path, CONDITIONAL)
+    run = Run(tmp_path / "run").create(study)
+    ledger, asked = Ledger(study, run), 3
+    before = [_params(ledger) for _ in range(asked)]
+    for end in ("interrupted, same driver", "interrupted, next driver", "killed, next driver"):
+        running = ledger.searches[0].history.running
+        assert [trial.user_attrs["params"] for trial in running.values()] == before
+        if end.startswith("interrupted"):
+            ledger.interrupt()
+            assert not running
+        if end.endswith("next driver"):
+            ledger = Ledger(study, run)
+        asked += 1
+        after = [_params(ledger) for _ in range(asked)]
+        assert after[:-1] == before
+        assert after[-1] not in before
+        before = after
+
+
+def _params(ledger: Ledger) -> dict[str, Any]:
+    given = ledger.next()
+    assert given is not None
+    return dict(given.params)
+
+
+@pytest.mark.parametrize("text", [STUDY, CONDITIONAL], ids=["plain", "conditional"])
+def test_no_trial_of_a_long_search_is_preceded_by_a_look_through_all(go: Go, text: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    listings: list[int] = []
+    listed = optuna.storages.JournalStorage.get_all_trials
+    monkeypatch.setattr(optuna.storages.JournalStorage, "get_all_trials", lambda *a, **k: listings.append(0) or listed(*a, **k))
+    options = ("sampler={name: tpe, startup_trials: 4}", "pruner={name: median, startup_trials: 3}")
+    counts = []
+    for trials in (8, 20):
+        listings.clear()
+        go(*options, f"budget.trials={trials}", text=text, out=str(trials))
+        counts.append(len(listings))
+    assert counts[0] == counts[1]
+
+
 def test_a_grid_runs_every_cell_on_every_seed_once_and_appended_seeds_add_theirs(go: Go, tmp_path: Path) -> None:
     outcome, rows = go(text=GRID)
     assert outcome.exit_code == 0
