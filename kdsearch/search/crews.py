@@ -38,14 +38,15 @@ class Job(Protocol):
 class Crew:
     """Jobs that one process trains an epoch of each at a time."""
 
-    source: Ledger | Prerequisites
-    members: dict[str, Job]
+    members: dict[str, Job] = field(default_factory=dict)
+    """None while prerequisites that others train are waited for."""
+    source: Ledger | Prerequisites | None = None
     alone: bool = False
-    """Nobody joins."""
+    """Nobody joins the one there is."""
     version: int = 0
     """How often the members have changed."""
-    stack: int = field(default=1, init=False)
-    """How many of their kind are best trained at once."""
+    stack: int = 1
+    """How many of the kind of those that trained last are best trained at once."""
 
 
 class Crews:
@@ -60,19 +61,26 @@ class Crews:
         self._searches = False
 
     def start(self) -> Crew | None:
-        """A new crew of one; None when there is nothing (while :attr:`waits`: nothing yet) to hand out."""
+        """A new crew; None when there is nothing left to hand out."""
+        crew = Crew()
+        self._begin(crew)
+        return crew if crew.members or self.waits else None
+
+    def _begin(self, crew: Crew) -> None:
+        """Give a crew without members one, if there is any."""
+        job: Job | None
         if self._aside:
-            source, job = self._aside.pop()
-            return Crew(source, {job.id: job}, alone=True)
-        if (one := self._prerequisites.next()) is not None:
-            return Crew(self._prerequisites, {one.id: one}, alone=True)
-        if self.waits:
-            return None
-        if not self._searches:
-            self._searches = True
-            self._progress.start(self._ledger)
-        found = self._ledger.next()
-        return None if found is None else Crew(self._ledger, {found.id: found})
+            crew.source, job = self._aside.pop()
+            crew.alone = True
+        elif (job := self._prerequisites.next()) is not None:
+            crew.source, crew.alone = self._prerequisites, True
+        elif not self.waits:
+            if not self._searches:
+                self._searches = True
+                self._progress.start(self._ledger)
+            crew.source, crew.alone, job = self._ledger, False, self._ledger.next()
+        if job is not None:
+            crew.members[job.id] = job
 
     @property
     def waits(self) -> bool:
@@ -80,23 +88,29 @@ class Crews:
         return self._prerequisites.running > 0
 
     def take(self, crew: Crew, events: Sequence[tuple[str, Event]], may_join: Callable[[], bool] = lambda: True) -> None:
-        """Take an epoch of each member: who has ended leaves, and others join while ``may_join``."""
+        """Take an epoch of each member: who has ended leaves, and others join while ``may_join``.
+
+        The crew is at its end when it has no members, and none are waited for (:attr:`waits`).
+        """
         before = set(crew.members)
+        crew.stack = min((event.stack for _, event in events), default=1)
         for id, event in events:
-            crew.stack = max(crew.stack, event.stack)
-            if not crew.source.report(id, event):
+            if crew.source is None or not crew.source.report(id, event):
                 crew.members.pop(id, None)
-        while not crew.alone and not self._aside and len(crew.members) < self._share(crew) and may_join():
+        if crew.source is self._ledger:
+            self._progress.update(self._ledger)
+        if not crew.members and may_join():
+            self._begin(crew)
+        while crew.members and not crew.alone and not self._aside and len(crew.members) < self._share(crew) and may_join():
             found = self._ledger.next()
             if found is None:
                 break
             crew.members[found.id] = found
         crew.version += before != set(crew.members)
-        if crew.source is self._ledger:
-            self._progress.update(self._ledger)
 
     def again(self, crew: Crew, job: Job) -> None:
         """Have a job run by itself: its process died, or that of its crew."""
+        assert crew.source is not None
         self._aside.append((crew.source, job))
 
     def __bool__(self) -> bool:

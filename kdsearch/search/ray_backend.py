@@ -2,25 +2,23 @@
 
 What makes trials of a fraction of a second worth while (figures in tests/benchmarks):
 
-- actors are reused (``reset_config``), so torch, data and tables stay loaded; they start their first trials together (:class:`_Gate`);
+- one of Tune's trials is a crew of ours (:mod:`kdsearch.search.crews`), in an actor in which torch, data and tables stay loaded: whoever
+  ends makes room for the next, and small networks train several at a time;
 - nothing is logged, synchronised or saved by Tune: no logger callbacks, no checkpoints, no experiment snapshots;
 - a trial is asked for only when a worker is free for it, so the sampler knows every result there is, and one worker sees the same
-  sequence as a run without Ray;
-- one of Tune's trials is a crew of ours (:mod:`kdsearch.search.crews`): small networks train several at a time in one actor.
+  sequence as a run without Ray.
 """
 
 from __future__ import annotations
 
-import asyncio
 import contextlib
 import logging
 import os
 import shutil
-import statistics
 import tempfile
 import time
 import uuid
-from collections import Counter, deque
+from collections import Counter
 from collections.abc import Callable, Collection, Iterator, Mapping
 from pathlib import Path
 from types import TracebackType
@@ -68,89 +66,48 @@ if TYPE_CHECKING:
     from kdsearch.spec.study import Study
 
 _EVENTS, _VERSION = "events", "version"
-_GATE_SECONDS = 10.0
-_SHORT_TRIAL = 30.0
-"""Seconds. A node that joins gets trials by itself where they last longer than an actor takes to come up; see :class:`_Gate`."""
+_LOOK_SECONDS = 0.05
+"""Between two looks of an actor that has nobody to train yet."""
 
 
 class _Desk:
-    """Where actors wait for each other before their first trial, and look who is in their crew.
+    """Where actors look who is in their crew."""
 
-    A process takes seconds to load torch. A trial that ends before another trial's actor is up makes Tune take that trial to the
-    free actor and drop the one that is coming up; with short trials, again and again, so that all run on one actor.
-    """
-
-    def __init__(self, expected: int) -> None:
-        self._missing = expected
-        self._open = asyncio.Event()
+    def __init__(self) -> None:
         self._crews: dict[str, tuple[int, list[Work]]] = {}
 
-    async def arrive(self) -> None:
-        """Wait until as many as are expected have come; at most ten seconds, since a cluster may have less room than it said."""
-        self._missing -= 1
-        if self._missing <= 0:
-            self._open.set()
-        with contextlib.suppress(TimeoutError):
-            await asyncio.wait_for(self._open.wait(), _GATE_SECONDS)
-        self._open.set()
+    def write(self, trial: str, version: int, works: list[Work]) -> None:
+        """The crew of one of Tune's trials has changed."""
+        self._crews[trial] = version, works
 
-    async def write(self, trial: str, version: int, works: list[Work]) -> None:
-        """A trial's crew has changed; nobody is in it any more when the trial has ended."""
-        if works:
-            self._crews[trial] = version, works
-        else:
-            self._crews.pop(trial, None)
-
-    async def read(self, trial: str, version: int) -> tuple[int, list[Work]] | None:
-        """A trial's crew, where it is another than that of ``version``."""
+    def read(self, trial: str, version: int) -> tuple[int, list[Work]] | None:
+        """A crew, where it is another than that of ``version``."""
         found = self._crews.get(trial)
         return found if found is not None and found[0] != version else None
 
 
 class _Trainable(tune.Trainable):
-    """A worker's actor: one step is one epoch of each member of a crew. It outlives its crew and takes the next one."""
-
-    _workers: Workers | None = None
-    _passed = False
-    _desk_name: str | None = None
-    _desk: Any = None
+    """A worker's actor: one step is one epoch of each member of a crew."""
 
     def setup(self, config: dict[str, Any]) -> None:
-        work: Work | None = config["work"]
-        self._crew, self._version, self._joined = config["crew"], 0, True
-        if config["desk"] != self._desk_name:
-            self._desk_name, self._desk = config["desk"], None
-            with contextlib.suppress(ValueError):  # nobody is waited for, and nobody joins, where there is no desk
-                self._desk = ray.get_actor(self._desk_name)
-        if self._workers is None and not self._passed:
-            self._passed = True
-            with contextlib.suppress(Exception):  # a desk that is gone holds nobody
-                session_factory(config["session"])
-                ray.get(self._desk.arrive.remote())
+        session_factory(config["session"])  # loads torch, while prerequisites may still be waited for
+        self._desk, self._crew, self._version = ray.get_actor(config["desk"]), config["crew"], 0
         self._workers = Workers()
-        self._workers.set([] if work is None else [work])
-
-    def reset_config(self, new_config: dict[str, Any]) -> bool:
-        self.cleanup()
-        self.setup(new_config)
-        return True
+        self._workers.set(config["works"])
 
     def step(self) -> dict[str, Any]:
-        assert self._workers is not None
-        if self._joined and self._desk is not None:  # always at first: an actor that died may have had others in its crew
-            with contextlib.suppress(ray.exceptions.RayActorError):  # the driver writes again to a desk that comes back
-                found = ray.get(self._desk.read.remote(self._crew, self._version))
-                if found is not None:
-                    self._version, works = found
-                    self._workers.set(works)
+        with contextlib.suppress(ray.exceptions.RayActorError):  # the driver writes again to a desk that comes back
+            found = ray.get(self._desk.read.remote(self._crew, self._version))
+            if found is not None:
+                self._version, works = found
+                self._workers.set(works)
         events = self._workers.step()
-        self._joined = any(event.stack > 1 for _, event in events) or len(events) != 1
+        if not events:
+            time.sleep(_LOOK_SECONDS)
         return {_EVENTS: events, _VERSION: self._version}
 
     def cleanup(self) -> None:
-        if self._workers is not None:
-            self._workers.close()
-            self._workers = None
+        self._workers.close()
 
 
 class _PastTune(BaseException):
@@ -169,91 +126,58 @@ def _past_tune() -> Iterator[None]:
         raise _PastTune(error) from None
 
 
-class _Dropped:
-    """Jobs that Tune gave up. It does so at once when a worker dies before its first epoch, whatever ``max_failures`` says."""
-
-    def __init__(self, retries: int) -> None:
-        self._retries = retries
-        self._times: Counter[str] = Counter()
-
-    def again(self, job: Job) -> bool:
-        """Whether to run it again; False when that has been done as often as is tried."""
-        self._times[job.id] += 1
-        return self._times[job.id] <= self._retries
-
-
 class _Searcher(Searcher):
     """Gives Tune the crews. What happens to their members goes through the scheduler, which sees every result."""
 
     def __init__(
         self,
         crews: Crews,
-        config_of: Callable[[str, Job | None], dict[str, Any]],
+        config_of: Callable[[str, Crew], dict[str, Any]],
         room: Callable[[], int],
-        joined: Callable[[], bool],
         most: int,
-        dropped: _Dropped,
+        again: Callable[[Job], bool],
+        note: Callable[[str], None],
     ) -> None:
-        """``room``: crews at a time; ``joined``: whether nodes have come since this searcher was made; ``most``: jobs in all."""
+        """``room``: crews at a time; ``most``: jobs in all; ``again``: whether a job whose process died is run again."""
         super().__init__()
-        self._crews, self._config_of, self._room, self._joined = crews, config_of, room, joined
-        self._left = most
-        self._dropped = dropped
-        self._warmed = 0
+        self._crews, self._config_of, self._room, self._left, self._again, self._note = crews, config_of, room, most, again, note
         self.crews: dict[str, Crew] = {}
         """Tune's trial → the crew that runs in it."""
         self.exhausted = False
-        """Whether the ledger has nothing more to hand out."""
-        self._began: dict[str, float] = {}
-        self._lasted: deque[float] = deque(maxlen=16)
+        """Whether there is nothing more to hand out."""
 
     def suggest(self, trial_id: str) -> dict[str, Any] | str | None:
-        if self._left <= 0 or self._starts_anew():
+        if self._left <= 0:
             return str(Searcher.FINISHED)
         if len(self.crews) >= self._room():
             return None
         with _past_tune():
             crew = self._crews.start()
-        if crew is None and self._crews.waits:
-            if len(self.crews) + self._warmed >= self._room():
-                return None
-            self._warmed += 1  # an actor comes up meanwhile
-            return self._config_of(trial_id, None)
         if crew is None:
             self.exhausted = True
             return str(Searcher.FINISHED)
-        self._left -= 1
+        self._left -= len(crew.members)
         self.crews[trial_id] = crew
-        self._began[trial_id] = time.monotonic()
-        [first] = crew.members.values()
-        return self._config_of(trial_id, first)
+        return self._config_of(trial_id, crew)
 
-    def take(self, trial_id: str, events: list[tuple[str, Event]]) -> Crew:
-        """Take an epoch of a crew; the crew as it then is."""
+    def take(self, trial_id: str, events: list[tuple[str, Event]]) -> tuple[Crew, bool]:
+        """Take an epoch of a crew; the crew as it then is, and whether it goes on."""
         crew = self.crews[trial_id]
         before = set(crew.members)
-        self._crews.take(crew, events, lambda: self._left > 0 and not self._starts_anew())
+        self._crews.take(crew, events, lambda: self._left > 0)
         self._left -= len(set(crew.members) - before)
-        if not crew.members:
-            self._ended(trial_id)
-        return crew
-
-    def _starts_anew(self) -> bool:
-        """Whether short trials keep nodes that have joined from getting any; actors that come up together get each its own."""
-        return self._joined() and bool(self._lasted) and statistics.median(self._lasted) < _SHORT_TRIAL
-
-    def _ended(self, trial_id: str) -> None:
-        self._lasted.append(time.monotonic() - self._began.pop(trial_id))
-        del self.crews[trial_id]
+        goes_on = bool(crew.members) or (self._crews.waits and self._left > 0)
+        if not goes_on:
+            del self.crews[trial_id]
+        return crew, goes_on
 
     def on_trial_complete(self, trial_id: str, result: dict[str, Any] | None = None, error: bool = False) -> None:
-        crew = self.crews.get(trial_id)
-        if crew is None:
-            return
-        self._ended(trial_id)
-        for job in crew.members.values():
+        crew = self.crews.pop(trial_id, None)
+        for job in crew.members.values() if crew is not None else ():
+            assert crew is not None and crew.source is not None
             # Of several, nobody knows whose fault it was.
-            if len(crew.members) > 1 or self._dropped.again(job):
+            if len(crew.members) > 1 or self._again(job):
+                self._note(f"{job.id}: its worker process died; it goes on in another from its last epoch")
                 self._crews.again(crew, job)
             else:
                 with _past_tune():
@@ -270,20 +194,18 @@ class _Searcher(Searcher):
 
 
 class _Scheduler(FIFOScheduler):
-    """Passes each epoch to the ledger, which prunes, and ends a crew when all have left it."""
+    """Passes each epoch on, and ends a crew when all have left it."""
 
     def __init__(self, searcher: _Searcher, write: Callable[[str, Crew], None]) -> None:
         super().__init__()
         self._searcher, self._write = searcher, write
 
     def on_trial_result(self, tune_controller: Any, trial: Trial, result: dict[str, Any]) -> str:
-        if trial.trial_id not in self._searcher.crews:  # it has come up, and that was all
-            return str(TrialScheduler.STOP)
         with _past_tune():
-            crew = self._searcher.take(trial.trial_id, result[_EVENTS])
-        if (crew.members and crew.version != result[_VERSION]) or (not crew.members and crew.version > 1):
+            crew, goes_on = self._searcher.take(trial.trial_id, result[_EVENTS])
+        if goes_on and crew.version != result[_VERSION]:
             self._write(trial.trial_id, crew)
-        return str(TrialScheduler.CONTINUE if crew.members else TrialScheduler.STOP)
+        return str(TrialScheduler.CONTINUE if goes_on else TrialScheduler.STOP)
 
 
 class _Watch(tune.Stopper):
@@ -299,18 +221,6 @@ class _Watch(tune.Stopper):
         if self._stop.asked is not None:
             raise Leave
         return False
-
-
-class _Notes(tune.Callback):
-    """Tells when a worker died and its trials start again."""
-
-    def __init__(self, searcher: _Searcher, progress: Progress) -> None:
-        self._searcher, self._progress = searcher, progress
-
-    def on_trial_recover(self, iteration: int, trials: list[Trial], trial: Trial, **info: Any) -> None:
-        crew = self._searcher.crews[trial.trial_id]
-        for id in crew.members:
-            self._progress.note(f"{id}: its worker process died; it goes on in another from its last epoch")
 
 
 @contextlib.contextmanager
@@ -338,7 +248,6 @@ class RayBackend:
         self._options, self._stop = options, stop
         self._own = False
         self._looked, self._room = 0.0, 0
-        self._nodes: frozenset[str] = frozenset()
         self._folder: str | None = None
         self._depot: Any = None
 
@@ -393,8 +302,8 @@ class RayBackend:
         """Trials at a time: as many as were asked for, else as there is room for; a cluster's room is looked at again and again."""
         now = time.monotonic()
         if not self._room or (self._options.address is not None and now - self._looked > 5):
-            there = {node["NodeID"]: self._fitting(node["Resources"]) for node in ray.nodes() if node["Alive"]}
-            self._looked, self._nodes, self._room = now, frozenset(there), max(1, sum(there.values()))
+            self._looked = now
+            self._room = max(1, sum(self._fitting(node["Resources"]) for node in ray.nodes() if node["Alive"]))
         return self._options.workers or self._room
 
     def _fitting(self, there: Mapping[str, float]) -> int:
@@ -404,39 +313,37 @@ class RayBackend:
 
     def run(self, ledger: Ledger, prerequisites: Prerequisites, work_of: Callable[[Job], Work], progress: Progress) -> None:
         """Run everything until there is nothing left."""
-        exhausted, dropped, crews = False, _Dropped(self._retries), Crews(ledger, prerequisites, self.room, progress)
+        exhausted, died, crews = False, Counter[str](), Crews(ledger, prerequisites, self.room, progress)
+
+        def again(job: Job) -> bool:
+            died[job.id] += 1
+            return died[job.id] <= self._retries
+
         while crews or not exhausted:
             self._stop.check()
-            exhausted = self._segment(crews, work_of, progress, dropped)
+            exhausted = self._segment(crews, work_of, again, progress)
 
-    def _segment(self, crews: Crews, work_of: Callable[[Job], Work], progress: Progress, dropped: _Dropped) -> bool:
-        room = self.room()
+    def _segment(self, crews: Crews, work_of: Callable[[Job], Work], again: Callable[[Job], bool], progress: Progress) -> bool:
         name = f"kdsearch-desk-{uuid.uuid4().hex}"
-        desk = ray.remote(num_cpus=0, max_restarts=-1)(_Desk).options(name=name).remote(room)  # lives as long as this reference
-        known = self._nodes
+        desk = ray.remote(num_cpus=0, max_restarts=-1)(_Desk).options(name=name).remote()  # lives as long as this reference
+
+        def works(crew: Crew) -> list[Work]:
+            return [work_of(member) for member in crew.members.values()]
 
         def write(trial: str, crew: Crew) -> None:
             with contextlib.suppress(ray.exceptions.RayActorError):  # written again after the crew's next epoch
-                ray.get(desk.write.remote(trial, crew.version, [work_of(member) for member in crew.members.values()]))
+                ray.get(desk.write.remote(trial, crew.version, works(crew)))
 
-        def config(trial: str, job: Job | None) -> dict[str, Any]:
-            return {"work": None if job is None else work_of(job), "session": self._options.session, "desk": name, "crew": trial}
+        def config(trial: str, crew: Crew) -> dict[str, Any]:
+            return {"works": works(crew), "session": self._options.session, "desk": name, "crew": trial}
 
-        searcher = _Searcher(
-            crews,
-            config,
-            self.room,
-            lambda: not self._nodes <= known,
-            self._options.segment,
-            dropped,
-        )
+        searcher = _Searcher(crews, config, self.room, self._options.segment, again, progress.note)
         tuner = tune.Tuner(
             tune.with_resources(_Trainable, {"cpu": self._cpu, "gpu": self._gpu}),
             tune_config=tune.TuneConfig(
                 search_alg=searcher,
                 scheduler=_Scheduler(searcher, write),
                 num_samples=-1,
-                reuse_actors=True,
                 trial_name_creator=lambda trial: trial.trial_id,
                 trial_dirname_creator=lambda trial: trial.trial_id,
             ),
@@ -445,8 +352,7 @@ class RayBackend:
                 name="run",
                 verbose=0,
                 stop=_Watch(self._stop),
-                callbacks=[_Notes(searcher, progress)],
-                failure_config=tune.FailureConfig(max_failures=self._retries),
+                failure_config=tune.FailureConfig(max_failures=0),
                 checkpoint_config=tune.CheckpointConfig(checkpoint_at_end=False),
             ),
         )

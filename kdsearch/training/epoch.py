@@ -141,8 +141,9 @@ def run(epochs: Sequence[Epoch]) -> None:
     began = time.perf_counter()
     trainings = [epoch.training for epoch in epochs]
     first, models = trainings[0], [training.model for training in trainings]
-    for training in trainings:
-        training.model.train()
+    for model in models:
+        if not model.training:
+            model.train()
     # Only a network with random layers of its own (dropout) draws from this; restarted every epoch so that resuming is exact.
     torch.manual_seed(stream(first.recipe.seed, "epoch", epochs[0].number))
     stack = Stack(models) if first.stack else None

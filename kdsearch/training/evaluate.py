@@ -16,7 +16,8 @@ from kdsearch.training.networks import autocast, load_trained
 from kdsearch.training.quantizers.base import cached
 from kdsearch.training.views import Views
 
-BATCH = 500
+PIXELS = 500 * 32 * 32
+"""Pixels of a batch; 100 to 2,000 images."""
 
 
 @dataclass(frozen=True)
@@ -43,10 +44,11 @@ def score(model: nn.Module, dataset: DataSet, split: str, *, device: str, dtype:
     loss = torch.zeros((), device=device, dtype=torch.float64)
     correct = torch.zeros((), device=device, dtype=torch.int64)
     was_training, start = model.training, 0
+    batch = min(2000, max(100, PIXELS // (dataset.shape[1] * dataset.shape[2])))
     model.eval()
     try:
         with cached(), autocast(device, dtype):
-            for images in views.batches(0, torch.arange(len(part), device=device), BATCH):
+            for images in views.batches(0, torch.arange(len(part), device=device), batch):
                 logits = model(images).float()
                 answers = labels[start : start + len(images)]
                 loss += F.cross_entropy(logits, answers, reduction="sum")

@@ -71,6 +71,7 @@ class Session:
         self._rows: list[Row] = []
         self._metrics: dict[str, Any] | None = None
         self._lease: Lease | None = None
+        self._stack = 1
         torch.set_num_threads(threads)
         if not store.has(self.key):
             self._lease = store.lease(self.key, wait=wait)
@@ -115,8 +116,8 @@ class Session:
 
     @property
     def stack(self) -> int:
-        """Sessions of this kind that :meth:`step_together` trains best at once; 1: each by itself, or nothing to train."""
-        return max(1, self._training.stack) if self._metrics is None else 1
+        """Sessions of this kind that :meth:`step_together` trains best at once; 1: each by itself, or a replay."""
+        return self._stack
 
     def step(self) -> Row:
         """The next epoch: ``epoch`` (from 1), ``train_loss``, ``val_loss``, ``val_accuracy`` (percent), with ``evaluate_on: test``
@@ -209,6 +210,7 @@ class Session:
             device,
             stack_size(recipe, dataset.shape, device, self.threads),
         )
+        self._stack = max(1, self._training.stack)
         self._resume()
 
     def _train_child(self, path: str, child: Recipe) -> None:

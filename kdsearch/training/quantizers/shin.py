@@ -50,8 +50,7 @@ class Shin(WeightQuantizer):
             groups.setdefault((quantizer.bits, w.dtype, w.device), []).append((quantizer, w))
         for (bits, *_), group in groups.items():
             steps = l2_steps([w.flatten(1) if quantizer.per_filter else w.reshape(1, -1) for quantizer, w in group], cast(int, bits))
-            for (quantizer, _), step in zip(group, steps, strict=True):
-                quantizer.step.copy_(step.view(quantizer.step.shape))
+            torch._foreach_copy_([quantizer.step.view(-1) for quantizer, _ in group], steps)
 
     @classmethod
     def forward_all(cls, due: Sequence[tuple[Self, Tensor]]) -> Sequence[Tensor] | None:

@@ -32,7 +32,7 @@ def l2_steps(weights: Sequence[Tensor], bits: int) -> list[Tensor]:
     longest = max(w.shape[1] for w in weights)
     if bits <= 2 and longest * max(len(w) for w in weights) <= SMALL:
         # Zeros at the end of a row change neither its sums nor its best k.
-        filled = torch.cat([torch.nn.functional.pad(w, (0, longest - w.shape[1])) for w in weights])
+        filled = torch.nn.utils.rnn.pad_sequence([row for w in weights for row in w], batch_first=True)
         count = as_tensor(tuple(w.shape[1] for w in weights for _ in range(len(w))), filled.device)
         return list(torch.split(l2_step(filled, bits, count), [len(w) for w in weights]))
     found: dict[int, Tensor] = {}
