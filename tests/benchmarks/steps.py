@@ -4,8 +4,9 @@
     python -m tests.benchmarks.steps digits --rounds 15
 
 ``digits``: the quickstart's 2-bit student (8x8 pictures, batch 32). ``pictures``: a 2-bit ResNet20 on random 32x32 pictures, batch
-64, crop and flip. One thread. Sessions that are compared take turns, an epoch each, in one process; evaluation is not counted;
-a ratio is the median of the rounds' ratios. Teachers have initial weights: what asking them costs does not hang on what they know.
+64, crop and flip. One thread. Digits are trained eight students together, as a search does. What is compared takes turns, an epoch each,
+in one process; evaluation is not counted; a ratio is the median of the rounds' ratios. Teachers have initial weights: what asking them
+costs does not hang on what they know.
 """
 
 from __future__ import annotations
@@ -27,14 +28,21 @@ from kdsearch.record.store import Store
 from kdsearch.spec.inherit import resolve_recipe
 from kdsearch.spec.recipe import Recipe
 from kdsearch.spec.study import load_study
-from kdsearch.training import session as session_module
+from kdsearch.training import epoch as epoch_module
 from kdsearch.training.data import load
+from kdsearch.training.epoch import Epoch
+from kdsearch.training.guidance import Guidance
 from kdsearch.training.networks import size
+from kdsearch.training.optimization import Together
 from kdsearch.training.session import Row, Session
+from kdsearch.training.stacked import Stack
 from kdsearch.training.teacher_outputs import KIND, trained_teacher
+from kdsearch.training.views import Views
 from tests.benchmarks.common import finish, machine, parser, pretend_trained, show, spread, synthetic_pictures, table
 
 WIDTHS = (1.0, 2.0, 5.0, 10.0)
+LIVE = 5
+"""Epochs with a live teacher that are timed."""
 
 
 class Timed(Session):
@@ -42,18 +50,36 @@ class Timed(Session):
 
     trained = 0.0
 
-    def _epoch(self, epoch: int) -> Row:
-        self._began = time.perf_counter()
-        return super()._epoch(epoch)
+    def _trained(self, epoch: Epoch) -> Row:
+        self.trained = epoch.seconds
+        return super()._trained(epoch)
 
-    def _evaluated(self, row: Row) -> Row:
-        self.trained = time.perf_counter() - self._began
-        return super()._evaluated(row)
+
+class Group:
+    """Sessions of one kind that train together, as a search has them."""
+
+    def __init__(self, recipe: Recipe, store: Store, together: int, live: bool = False) -> None:
+        rate = recipe.optim.learning_rate
+        optims = [recipe.optim.model_copy(update={"learning_rate": rate * (1 + index / 1000)}) for index in range(together)]
+        self.sessions = [Timed(recipe.model_copy(update={"optim": optim}), store, live_teachers=live) for optim in optims]
+
+    def step(self) -> float:
+        """An epoch of each; milliseconds of a step of one."""
+        for found in Session.step_together(self.sessions):
+            if isinstance(found, Exception):
+                raise found
+        return sum(one.trained for one in self.sessions) / len(self.sessions) / self.batches * 1e3
 
     @property
-    def per_step(self) -> float:
-        """Milliseconds."""
-        return self.trained / self._batches * 1e3
+    def batches(self) -> int:
+        """Steps of an epoch."""
+        return self.sessions[0]._training.batches
+
+    def close(self) -> None:
+        """Leave them."""
+        for one in self.sessions:
+            one.close()
+            one.store.drop_checkpoints(one.key)
 
 
 def digits(width: float | None, epochs: int) -> Recipe:
@@ -80,10 +106,12 @@ def pictures(root: Path) -> Callable[[float | None, int], Recipe]:
     return make
 
 
-def compare(name: str, make: Callable[[float | None, int], Recipe], folder: Path, widths: tuple[float, ...], rounds: int) -> dict[str, Any]:
+def compare(
+    name: str, make: Callable[[float | None, int], Recipe], folder: Path, widths: tuple[float, ...], rounds: int, together: int
+) -> dict[str, Any]:
     """(a): one table for a workload."""
     store = Store(folder / name)
-    epochs = rounds + 2
+    epochs = max(rounds, LIVE) + 2
     found: dict[str, Any] = {}
     rows = []
     for width in widths:
@@ -93,22 +121,21 @@ def compare(name: str, make: Callable[[float | None, int], Recipe], folder: Path
         fills = filled(recipe, store, rounds + 1)
         tables = [path.stat().st_size for path in store.root.glob(f"blobs/{KIND}/*")]
         # Recipes are new to the store (another number of epochs), so that nothing is replayed.
-        sessions = {"plain": Timed(plain, store), "reused": Timed(recipe, store)}
-        live = Timed(recipe.model_copy(update={"optim": recipe.optim.model_copy(update={"epochs": epochs + 1})}), store, live_teachers=True)
+        groups = {"plain": Group(plain, store, together), "reused": Group(recipe, store, together)}
+        longer = recipe.model_copy(update={"optim": recipe.optim.model_copy(update={"epochs": epochs + 1})})
+        live = Group(longer, store, together, live=True)
         times: dict[str, list[float]] = defaultdict(list)
         for turn in range(rounds + 1):
-            order = list(sessions.items()) if turn % 2 else list(sessions.items())[::-1]
-            for kind, one in order:
-                one.step()
+            for kind, group in list(groups.items())[:: 1 if turn % 2 else -1]:
+                taken = group.step()
                 if turn:
-                    times[kind].append(one.per_step)
-        for turn in range(rounds + 1 if width < 5 else 5):
-            live.step()
-            if turn or width >= 5:
-                times["live"].append(live.per_step)
-        for one in (*sessions.values(), live):
-            one.close()
-        store.drop_checkpoints(sessions["plain"].key)
+                    times[kind].append(taken)
+        for turn in range(LIVE + 1):
+            taken = live.step()
+            if turn:
+                times["live"].append(taken)
+        for group in (*groups.values(), live):
+            group.close()
         ratios = [reused / own for reused, own in zip(times["reused"], times["plain"], strict=True)]
         against = statistics.median(times["live"]) / statistics.median(times["reused"])
         entry = {kind: spread(values) for kind, values in times.items()}
@@ -117,7 +144,7 @@ def compare(name: str, make: Callable[[float | None, int], Recipe], folder: Path
         fill = f"{statistics.median(fills):.2f} s, {max(tables) / 1024:.0f} KiB"
         rows.append([f"×{width:g}", *cells, show(spread(ratios), 3), f"{against:.1f}", fill])
     header = ["teacher", "no KD, ms", "reused outputs, ms", "live teacher, ms", "reused / no KD", "live / reused", "an epoch's table"]
-    table(f"{name}: a step, median (least to most), {rounds} epochs each", header, rows)
+    table(f"{name}: a step of a student, {together} trained together, median (least to most), {rounds} epochs each", header, rows)
     return found
 
 
@@ -133,7 +160,7 @@ def filled(recipe: Recipe, store: Store, epochs: int) -> list[float]:
     return found
 
 
-def breakdown(name: str, make: Callable[[float | None, int], Recipe], folder: Path, rounds: int) -> dict[str, Any]:
+def breakdown(name: str, make: Callable[[float | None, int], Recipe], folder: Path, rounds: int, together: int) -> dict[str, Any]:
     """(c): shares of a distilled step, and of the machine's convolution rate."""
     recipe = make(1.0, rounds + 3)
     store = Store(folder / f"{name}-parts")
@@ -160,53 +187,51 @@ def breakdown(name: str, make: Callable[[float | None, int], Recipe], folder: Pa
 
         return call
 
-    with Timed(recipe, store) as session:
-        session.step()
-        guidance, optimizer, model, views = session._guidance, session._optimizer, session.model, session._views
-        assert guidance is not None
-        evaluated = session._evaluated
+    evaluated = Session._evaluated
 
-        def uncounted(row: Row) -> Row:
-            before = dict(seconds)
-            done = evaluated(row)
-            seconds.update(before)
-            return done
+    def uncounted(session: Session, row: Row) -> Row:
+        before = dict(seconds)
+        done = evaluated(session, row)
+        seconds.update(before)
+        return done
 
-        patches: list[tuple[Any, str, Any]] = [
-            (session, "_evaluated", uncounted),
-            (views, "batches", served(views.batches)),
-            (guidance, "begin", clocked("teacher outputs", guidance.begin)),
-            (guidance, "loss", clocked("loss", guidance.loss)),
-            (optimizer, "step", clocked("optimizer", optimizer.step)),
-            (optimizer, "zero_grad", clocked("optimizer", optimizer.zero_grad)),
-            (model, "forward", clocked("forward", model.forward)),
-            (session_module, "order", clocked("data and augmentation", session_module.order)),
-            (torch.autograd, "backward", clocked("backward", torch.autograd.backward)),
-            *(
-                (session_module, part, clocked("quantizer", getattr(session_module, part)))
-                for part in ("quantize", "after_step", "refresh")
-            ),
-        ]
-        before = [(holder, attribute, getattr(holder, attribute)) for holder, attribute, _ in patches]
-        for holder, attribute, function in patches:
+    group = Group(recipe, store, together)
+    group.step()
+    model = group.sessions[0].model
+    patches: list[tuple[Any, str, Any]] = [
+        (Session, "_evaluated", uncounted),
+        (Views, "batches", served(Views.batches)),
+        (Guidance, "begin", clocked("teacher outputs", Guidance.begin)),
+        (Together, "step", clocked("optimizer", Together.step)),
+        (Stack, "logits", clocked("forward", Stack.logits)),
+        (model, "forward", clocked("forward", model.forward)),
+        (epoch_module, "order", clocked("data and augmentation", epoch_module.order)),
+        (epoch_module, "weighted", clocked("loss", epoch_module.weighted)),
+        (epoch_module, "backward", clocked("backward", epoch_module.backward)),
+        *((epoch_module, part, clocked("quantizer", getattr(epoch_module, part))) for part in ("quantize", "after_step", "refresh")),
+    ]
+    before = [(holder, attribute, getattr(holder, attribute)) for holder, attribute, _ in patches]
+    for holder, attribute, function in patches:
+        setattr(holder, attribute, function)
+    try:
+        per_step = sum(group.step() for _ in range(rounds)) / rounds / 1e3
+    finally:
+        for holder, attribute, function in before:
             setattr(holder, attribute, function)
-        try:
-            whole = 0.0
-            for _ in range(rounds):
-                session.step()
-                whole += session.trained
-        finally:
-            for holder, attribute, function in before:
-                setattr(holder, attribute, function)
-        steps = rounds * session._batches
-        dataset = session.dataset
+    group.close()
+    steps = rounds * group.batches
+    whole = per_step * steps * together
+    dataset = group.sessions[0].dataset
     seconds["the rest"] = whole - sum(seconds.values())
-    per_step = whole / steps
     plain = size(recipe.model, dataset.shape, dataset.classes)
-    rate, done = convolution_rate(), 6 * plain.multiply_adds * len(dataset.train) / session._batches / per_step
+    rate, done = convolution_rate(), 6 * plain.multiply_adds * len(dataset.train) / group.batches / per_step
     shares = {part: value / whole for part, value in sorted(seconds.items(), key=lambda item: -item[1])}
     rows = [[part, f"{1e3 * share * per_step:.2f}", f"{100 * share:.1f}"] for part, share in shares.items()]
-    table(f"{name}: where a distilled step goes ({1e3 * per_step:.2f} ms, mean of {steps})", ["part", "ms", "%"], rows)
+    table(
+        f"{name}: where a distilled step goes ({1e3 * per_step:.2f} ms a student, mean of {steps}, {together} together)",
+        ["part", "ms", "%"],
+        rows,
+    )
     print(
         f"\n{done / 1e9:.1f} GFLOP/s in convolutions, {100 * done / rate:.0f}% of the {rate / 1e9:.1f} that a 64-channel one reaches here"
     )
@@ -259,6 +284,7 @@ def main() -> None:
     options = parser(__doc__)
     options.add_argument("workloads", nargs="*", default=["digits", "pictures"], help="digits, pictures, or both")
     options.add_argument("--rounds", type=int, help="epochs that are timed; default 15 of digits, 5 of pictures")
+    options.add_argument("--together", type=int, help="students trained as one stack; default 8 of digits, 1 of pictures")
     options.add_argument("--widths", type=float, nargs="+", default=WIDTHS, help="of teachers")
     given = options.parse_args()
     torch.set_num_threads(1)
@@ -267,10 +293,11 @@ def main() -> None:
         folder = Path(place)
         for name in given.workloads:
             rounds = given.rounds or {"digits": 15, "pictures": 5}[name]
+            together = given.together or {"digits": 8, "pictures": 1}[name]
             make = digits if name == "digits" else pictures(synthetic_pictures(folder / "png", 128))
             document[name] = {
-                "steps": compare(name, make, folder, tuple(given.widths), rounds),
-                "parts": breakdown(name, make, folder, rounds),
+                "steps": compare(name, make, folder, tuple(given.widths), rounds, together),
+                "parts": breakdown(name, make, folder, rounds, together),
                 "memory": memory(name, make, folder, tuple(given.widths)),
             }
     finish(document, began, given.json)

@@ -1,6 +1,6 @@
 """A whole study against what one would write without kdsearch (:mod:`tests.benchmarks.baseline`).
 
-    python -m tests.benchmarks.study                                 # the quickstart's configurations: about 25 minutes on two cores
+    python -m tests.benchmarks.study                                 # the quickstart's configurations: about 40 minutes on two cores
     python -m tests.benchmarks.study --pictures CIFAR_FOLDER         # 32x32 pictures, ResNet20, teacher x5
 
 Both sides are commands that are started, run the same configurations (recipes, epochs, batch size) two at a time on two cores, one thread
@@ -28,16 +28,15 @@ from kdsearch.spec.study import load_study
 from tests.benchmarks.common import finish, machine, parser, show, spread, table
 
 QUICKSTART = (
-    "space.bits={choices: {2: {quantizer: shin, bits: 2}}}",
     "space.coefficient={choices: [0.5]}",
     "space.schedule={choices: [cr_linear]}",
     "sampler=grid",
     "pruner=none",
     "baselines={}",
 )
-"""Every temperature × width of the quickstart at 2 bits: 24 configurations."""
-PRUNED = ("space.bits={choices: {2: {quantizer: shin, bits: 2}}}", "baselines={}")
-"""The quickstart at 2 bits as it is: TPE and the median pruner, 24 configurations."""
+"""Every temperature × width of the quickstart, at 1 and at 2 bits: 48 configurations."""
+PRUNED = ("baselines={}",)
+"""The quickstart as it is: TPE and the median pruner, 48 configurations."""
 PICTURES = """
 name: pictures
 recipe:
@@ -92,12 +91,14 @@ def forget_students(store: Path) -> None:
 def job(source: str | Path, sets: Sequence[str], store: Path, loader_workers: int) -> dict[str, Any]:
     """The same configurations for the baseline."""
     study = load_study(source, sets)
-    stratum = study.strata_list()[0]
-    recipes = {json.dumps(params): study.recipe_for(params, stratum, 0).model_dump_json() for params in study.grid(stratum)}
+    cells = [(stratum, params) for stratum in study.strata_list() for params in study.grid(stratum)]
+    recipes = {f"{s.name} {json.dumps(params)}": study.recipe_for(params, s, 0).model_dump_json() for s, params in cells}
     return {"configurations": recipes, "store": str(store), "workers": 2, "loader_workers": loader_workers}
 
 
-def compare(source: str | Path, sets: Sequence[str], pruned: Sequence[str] | None, repeats: int, folder: Path) -> dict[str, Any]:
+def compare(
+    source: str | Path, sets: Sequence[str], pruned: Sequence[str] | None, repeats: int, folder: Path, loader_workers: int | None
+) -> dict[str, Any]:
     """The two sides in turns."""
     store, runs = folder / "store", folder / "runs"
     first, _ = ours(source, sets, runs, store)
@@ -106,9 +107,11 @@ def compare(source: str | Path, sets: Sequence[str], pruned: Sequence[str] | Non
         jobs[workers] = folder / f"job-{workers}.json"
         jobs[workers].write_text(json.dumps(job(source, sets, store, workers)))
     count = len(json.loads(jobs[0].read_text())["configurations"])
-    # The faster of a loader in the trial's own process and one beside it.
-    trial = {workers: command("tests.benchmarks.baseline", file) for workers, file in jobs.items()}
-    chosen = min(trial, key=lambda workers: trial[workers])
+    trial: dict[int, float] = {}
+    if loader_workers is None:
+        # The faster of a loader in the trial's own process and one beside it.
+        trial = {workers: command("tests.benchmarks.baseline", file) for workers, file in jobs.items()}
+    chosen = min(trial, key=lambda workers: trial[workers]) if loader_workers is None else loader_workers
     times: dict[str, list[float]] = {"baseline": [], "kdsearch": [], "kdsearch, pruned": []}
     accuracy: dict[str, list[float]] = {"baseline": [], "kdsearch": []}
     for _ in range(repeats):
@@ -153,6 +156,7 @@ def subset(pictures: Path, folder: Path, per_class: int) -> Path:
 
 def main() -> None:
     options = parser(__doc__)
+    options.add_argument("--loader-workers", type=int, choices=(0, 1), help="of the baseline; default: the faster of the two, tried out")
     options.add_argument("--repeats", type=int, default=5)
     options.add_argument("--pictures", type=Path, metavar="FOLDER", help="an image folder of 32x32 pictures, in place of the quickstart")
     options.add_argument("--per-class", type=int, default=64, help="training pictures of each class that are used")
@@ -161,11 +165,11 @@ def main() -> None:
     with tempfile.TemporaryDirectory() as place:
         folder = Path(place)
         if given.pictures is None:
-            document = compare("quickstart", QUICKSTART, PRUNED, given.repeats, folder)
+            document = compare("quickstart", QUICKSTART, PRUNED, given.repeats, folder, given.loader_workers)
         else:
             source = folder / "pictures.yaml"
             source.write_text(PICTURES.format(root=subset(given.pictures, folder / "png", given.per_class)))
-            document = compare(source, (), None, given.repeats, folder)
+            document = compare(source, (), None, given.repeats, folder, given.loader_workers)
     finish(document, began, given.json)
 
 
