@@ -98,7 +98,7 @@ class Study:
         """Run the study, or go on with it, then write the report and ``best/``.
 
         Args:
-            workers: trials at a time; default: as many as the resources allow.
+            workers: processes that train at a time; default: as many as the resources allow.
             address: a Ray cluster to join; default: Ray on this machine. Unless the study's ``store`` names a folder, each node then
                 keeps its own, and what trials need and make travels.
             inline: run trials in this process, one after another, without Ray.

@@ -45,7 +45,7 @@ StorageOpt = Annotated[
 ]
 AllowCode = Annotated[bool, typer.Option("--allow-code", help="Allow the file to name code of yours as package.module:function.")]
 Json = Annotated[bool, typer.Option("--json", help="Print one JSON document on standard output, and nothing else there.")]
-Workers = Annotated[int | None, typer.Option(min=1, help="Trials at a time. Default: as many as the resources allow.")]
+Workers = Annotated[int | None, typer.Option(min=1, help="Processes that train at a time. Default: as many as the resources allow.")]
 Address = Annotated[str | None, typer.Option(help="A Ray cluster to join, e.g. auto. Default: Ray on this machine.")]
 Inline = Annotated[bool, typer.Option("--inline", help="Run trials in this process, one after another, without Ray.")]
 Quiet = Annotated[bool, typer.Option("--quiet", "-q", help="No progress on standard error.")]

@@ -80,6 +80,10 @@ class ConfirmLedger(Ledger):
         self.baselines.counts.planned = self.baselines.counts.done + len(self._jobs)
         self._without_validation: set[str] = set()
 
+    @property
+    def learns(self) -> bool:
+        return False
+
     def _next_baseline(self) -> _Open | None:
         if not self._jobs:
             return None

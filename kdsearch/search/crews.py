@@ -14,11 +14,10 @@ from typing import Protocol
 from kdsearch.search.ledger import Ledger
 from kdsearch.search.prerequisites import Prerequisites
 from kdsearch.search.progress import Progress
-from kdsearch.search.samplers import adaptive
 from kdsearch.search.work import Event
 
 GENERATIONS = 6
-"""An adaptive sampler or a pruner has seen the ends of trials so many times over a study, at the least: what runs at once, over all
+"""A sampler that learns, or a pruner, has seen the ends of trials so many times over a study, at the least: what runs at once, over all
 processes, is a sixth of the budget at most, unless the study says otherwise (``resources.together``)."""
 
 
@@ -56,7 +55,6 @@ class Crews:
         """``room``: processes there are."""
         self._ledger, self._prerequisites, self._room, self._progress = ledger, prerequisites, room, progress
         self._most = ledger.study.resources.together
-        self._adapts = adaptive(ledger.study)
         self._aside: list[tuple[Ledger | Prerequisites, Job]] = []
         self._searches = False
 
@@ -124,6 +122,6 @@ class Crews:
         room = max(1, self._room())
         fair = -(-(self._ledger.waiting + len(self._ledger.running)) // room)
         most = self._most
-        if most is None and self._adapts:
+        if most is None and self._ledger.learns:
             most = max(1, self._ledger.planned // (GENERATIONS * room))
         return min(crew.stack, fair, crew.stack if most is None else most)

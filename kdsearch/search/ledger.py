@@ -27,7 +27,7 @@ from kdsearch.record.run import Run
 from kdsearch.record.trials import SEED
 from kdsearch.search.book import Book, identity
 from kdsearch.search.pruners import over_seeds
-from kdsearch.search.samplers import to_optuna
+from kdsearch.search.samplers import adaptive, to_optuna
 from kdsearch.search.work import Event, recipe_json
 from kdsearch.spec.recipe import Recipe
 from kdsearch.spec.study import Baseline, Stratum, Study
@@ -106,6 +106,11 @@ class Ledger:
                 return given.assignment
             self._fail(given, reason)
         return None
+
+    @property
+    def learns(self) -> bool:
+        """Whether what trials gave has a say in which run next, or how long."""
+        return adaptive(self.study)
 
     @property
     def planned(self) -> int:

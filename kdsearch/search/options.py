@@ -12,7 +12,7 @@ class RunOptions:
     """How a study is run, apart from what it says itself."""
 
     workers: int | None = None
-    """Trials at a time; None: as many as the resources allow."""
+    """Processes that train at a time; None: as many as the resources allow."""
     address: str | None = None
     """A Ray cluster to join; None: Ray on this machine."""
     shared: bool = True
@@ -23,4 +23,4 @@ class RunOptions:
     """``module:function`` that makes training sessions, see :class:`kdsearch.search.work.SessionLike`. Anything with that
     interface can be searched: a tabulated objective, a simulator."""
     segment: int = 1000
-    """Trials after which Ray Tune is started anew, since its memory grows with the trials it has seen."""
+    """Trials and prerequisites after which Ray Tune is started anew, since its memory grows with the trials it has seen."""

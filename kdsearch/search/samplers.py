@@ -87,7 +87,7 @@ def make_sampler(
 
 
 def adaptive(study: Study) -> bool:
-    """Whether what trials gave has a say in which run next, or how long."""
+    """Whether a study's sampler learns, or its pruner compares."""
     return study.sampler.name in ("tpe", "gp") or study.pruner.name != "none"
 
 

@@ -13,7 +13,7 @@ from kdsearch.spec.precision import ACTIVATION_QUANTIZERS, WEIGHT_QUANTIZERS, Pr
 from kdsearch.spec.recipe import CIFAR_RESNETS, IMAGENET_RESNETS, USER_CODE, Recipe
 
 NUMERICS: dict[str, int] = {
-    "trainer": 1,
+    "trainer": 2,
     "split": 1,
     "data.digits": 1,
     "data.cifar10": 1,

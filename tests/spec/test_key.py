@@ -24,15 +24,15 @@ STUDENT: dict[str, Any] = {
     "seed": 1,
 }
 GOLDEN = {
-    "defaults": ({}, "41ff05f8de33331361e410cf4df41e17d032290d2c9caed9cdbfcfddff01c01e"),
-    "small": (SMALL, "f82c11fadd6a989654f7c1c3b5c6c9f0daf18bbbdb00b822724b7552a24bb874"),
-    "student": (STUDENT, "91d5dbba012f11d1d43a0c4340e636b7230816b3c5f975fbcd8d501ee9be464c"),
+    "defaults": ({}, "6bdc5b791b6603f30cd442bf01f437242d50ab7ed79482678d990d34ae012b98"),
+    "small": (SMALL, "432f5371c2c81a627c3b5cf8ad19c1df41636c7a4fff04abaae39964bfa3e245"),
+    "student": (STUDENT, "2bed15215ce27408fc1a7e21f54be3ea549ad49e0443854945fe6188af465114"),
     "apprentice": (
         {
             "precision": {"weights": {"quantizer": "ttq"}, "activations": {"quantizer": "wrpn", "bits": 8}, "keep": ["first", "last"]},
             "distill": {"cotrain": {"model": {"width": 2}}, "temperature": 1, "loss": {"soft": "cross_entropy", "hard_weight": 1}},
         },
-        "fdd2e9264f847d6abdfc953201a720db0953ed44f56e4e4a32f4017fbbc691af",
+        "7a5af5ebe54b5796ba22906ee47d03011c800eb49d16101de3611ab3174a6b37",
     ),
 }
 
