@@ -49,6 +49,7 @@ from ray._private import ray_constants  # noqa: E402
 from ray.tune.experiment import Trial  # noqa: E402
 from ray.tune.schedulers import FIFOScheduler, TrialScheduler  # noqa: E402
 from ray.tune.search import Searcher  # noqa: E402
+from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy  # noqa: E402
 
 from kdsearch.errors import KDSearchError, StoreError  # noqa: E402
 from kdsearch.record.store import Store  # noqa: E402
@@ -325,7 +326,8 @@ class RayBackend:
 
     def _segment(self, crews: Crews, work_of: Callable[[Job], Work], again: Callable[[Job], bool], progress: Progress) -> bool:
         name = f"kdsearch-desk-{uuid.uuid4().hex}"
-        desk = ray.remote(num_cpus=0, max_restarts=-1)(_Desk).options(name=name).remote()  # lives as long as this reference
+        here = NodeAffinitySchedulingStrategy(node_id=ray.get_runtime_context().get_node_id(), soft=False)  # the driver's node
+        desk = ray.remote(num_cpus=0, max_restarts=-1)(_Desk).options(name=name, scheduling_strategy=here).remote()  # as long as this lives
 
         def works(crew: Crew) -> list[Work]:
             return [work_of(member) for member in crew.members.values()]

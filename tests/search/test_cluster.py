@@ -155,8 +155,11 @@ class _Gpus(Progress):
         self.used = max(self.used, 1 - ray_backend.ray.available_resources().get("GPU", 0))
 
 
-def test_a_quarter_of_a_gpu_for_each_trial_lets_four_share_it_and_a_uri_gets_what_they_make(nodes: Nodes, tmp_path: Path) -> None:
+def test_a_quarter_of_a_gpu_for_each_trial_lets_four_share_it_and_a_uri_gets_what_they_make(
+    nodes: Nodes, tmp_path: Path, request: pytest.FixtureRequest
+) -> None:
     nodes.join("g", cpus=8, num_gpus=1)
+    request.addfinalizer(lambda: nodes.die("g"))
     far = f"file://{tmp_path}/far"
     before = {name: len(work) for name, work in nodes.worked().items()}
     study = make_study(tmp_path, GRID, "resources.gpu=0.25", "recipe.optim.epochs=8")
@@ -177,4 +180,4 @@ def test_a_quarter_of_a_gpu_for_each_trial_lets_four_share_it_and_a_uri_gets_wha
 def test_nodes_lost_at_random_moments_take_no_finished_trial_along(nodes: Nodes, tmp_path: Path) -> None:
     row = nodes_lost(nodes, tmp_path, random.Random(1), 2)
     assert (row.tries, row.lost) == (2, 0)
-    assert row.again <= 2 * 6
+    assert row.again <= 2 * 6  # a node has room for one trial, of six epochs
