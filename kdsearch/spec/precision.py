@@ -33,7 +33,7 @@ _STEP: dict[str, Any] = {"step_policy": "every_step", "every": 1, "granularity":
 _HERE = "kdsearch.training.quantizers"
 
 WEIGHT_QUANTIZERS: dict[str, QuantizerRow] = {
-    "shin": QuantizerRow(f"{_HERE}.shin:Shin", tuple(range(1, 9)), "Shin, Boo, Sung, Eq. 1 and 2; step by L2 error", _STEP),
+    "shin": QuantizerRow(f"{_HERE}.shin:Shin", tuple(range(1, 9)), "Shin, Boo, Sung, Eq. 1 and 2; step by L2 error", _STEP, numerics=2),
     "binaryconnect": QuantizerRow(
         f"{_HERE}.binary:BinaryConnect", (1,), "Courbariaux, Bengio, David 2015: sign(w), master weights clipped to [-1, 1]"
     ),

@@ -17,7 +17,7 @@ from kdsearch.training.guidance import Guidance
 from kdsearch.training.losses import Terms, hard_labels, weighted
 from kdsearch.training.networks import autocast
 from kdsearch.training.optimization import Together
-from kdsearch.training.quantizers.base import after_step, quantize, refresh, set_progress
+from kdsearch.training.quantizers.base import Quantizers
 from kdsearch.training.stacked import Stack
 from kdsearch.training.streams import order, stream
 from kdsearch.training.views import Views
@@ -76,25 +76,24 @@ class Epoch:
         training, optim = self.training, self.training.recipe.optim
         self._done = (self.number - 1) * training.batches
         self._steps = optim.epochs * training.batches
-        precision = training.recipe.precision
-        self._staged = precision is not None and bool(precision.stages)
         self._order = order(training.recipe.seed, self.number, training.views.numbers)
         self._labels = torch.split(training.labels[self._order], optim.batch_size)
         if training.guidance is not None:
             training.guidance.begin(self.number, self._order, optim.batch_size)
-        self._total = torch.zeros((), device=training.device)
         self.seconds = time.perf_counter() - began
 
     def batches(self) -> Iterator[Tensor]:
         """Normalised images, (B, C, H, W) each, the last may be fewer."""
         return self.training.views.batches(self.number, self._order, self.training.recipe.optim.batch_size)
 
+    def progress(self, index: int) -> float:
+        """Fraction of the whole training before a step of this epoch."""
+        return (self._done + index) / self._steps
+
     def before(self, index: int) -> None:
         """What is set before each step."""
         training = self.training
-        fraction = (self._done + index) / self._steps
-        if self._staged:
-            set_progress(training.model, fraction)
+        fraction = self.progress(index)
         self.learning_rate = schedules.learning_rate(training.recipe.optim, fraction)
         for group in training.optimizer.param_groups:
             group["lr"] = self.learning_rate
@@ -113,20 +112,16 @@ class Epoch:
         if most is not None:
             nn.utils.clip_grad_norm_(self.training.parameters, most)
 
-    def after(self, index: int, loss: Tensor) -> None:
-        """After the optimizer's step; ``loss``: mean over the batch, detached."""
-        after_step(self.training.model)
-        self._total += loss * len(self._labels[index])
-
     @property
     def done(self) -> int:
         """Steps before this epoch."""
         return self._done
 
-    def end(self) -> None:
-        """After the last step. Waits for the device."""
+    def end(self, total: Tensor) -> None:
+        """After the last step; ``total``: the losses of all images. Waits for the device."""
         guidance = self.training.guidance
-        total = self._total if guidance is None else self._total + guidance.constant()
+        if guidance is not None:
+            total = total + guidance.constant()
         self.loss = float(total) / len(self.training.labels)
 
 
@@ -146,12 +141,17 @@ def run(epochs: Sequence[Epoch]) -> None:
             model.train()
     # Only a network with random layers of its own (dropout) draws from this; restarted every epoch so that resuming is exact.
     torch.manual_seed(stream(first.recipe.seed, "epoch", epochs[0].number))
+    quantizers = Quantizers(models)
+    staged = any(training.recipe.precision is not None and training.recipe.precision.stages for training in trainings)
     stack = Stack(models) if first.stack else None
     optimizer = Together([(epoch.training.optimizer, (epoch.number, epoch.training.recipe.optim)) for epoch in epochs])
+    totals = torch.zeros(len(epochs), device=first.device)
     for index, images in enumerate(zip(*(epoch.batches() for epoch in epochs), strict=True)):
         for epoch in epochs:
             epoch.before(index)
-        quantize(models)
+        if staged:
+            quantizers.set_progress([epoch.progress(index) for epoch in epochs])
+        quantizers.quantize()
         if stack is not None:
             logits = stack.logits(images)
         else:
@@ -163,13 +163,15 @@ def run(epochs: Sequence[Epoch]) -> None:
         for epoch in epochs:
             epoch.clip()
         optimizer.step()
-        for epoch, loss, one in zip(epochs, losses.detach().unbind(), terms, strict=True):
-            epoch.after(index, loss if one.more is None else loss + one.more.detach())
-        refresh([(epoch.training.model, epoch.done + index + 1) for epoch in epochs])
+        quantizers.after_step([epoch.done + index + 1 for epoch in epochs])
+        totals += losses.detach() * len(images[0])
+        for total, one in zip(totals, terms, strict=True):
+            if one.more is not None:
+                total += one.more.detach() * len(images[0])
     if stack is not None:
         stack.close()
-    for epoch in epochs:
-        epoch.end()
+    for epoch, total in zip(epochs, totals, strict=True):
+        epoch.end(total)
     seconds = (time.perf_counter() - began) / len(epochs)
     for epoch in epochs:
         epoch.seconds += seconds

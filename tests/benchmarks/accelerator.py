@@ -28,7 +28,7 @@ from kdsearch.spec.recipe import Recipe
 from kdsearch.training.losses import distillation
 from kdsearch.training.models import CifarResNet
 from kdsearch.training.optimization import make_optimizer
-from kdsearch.training.quantizers import after_step, apply_precision, quantize, refresh
+from kdsearch.training.quantizers import Quantizers, apply_precision
 from kdsearch.training.quantizers.functions import symmetric_codes
 from kdsearch.training.quantizers.step import l2_step
 from kdsearch.training.session import Session
@@ -64,6 +64,7 @@ class Trial:
         self.labels = torch.randint(0, 10, (batch,), generator=draw).to(device)
         self.targets = torch.softmax(torch.randn(batch, 10, generator=draw), 1).to(device)
         self.model = model.to(device).train()
+        self.quantizers = Quantizers([self.model])
         self.optimizer = make_optimizer(self.recipe.optim, self.model)
         self.network: Callable[[Tensor], Tensor] = self.model
         self.loss = torch.zeros((), device=device)
@@ -71,14 +72,13 @@ class Trial:
     def step(self) -> None:
         """All that a training step does between two batches."""
         assert self.recipe.distill is not None
-        quantize([self.model])
+        self.quantizers.quantize()
         logits = self.network(self.images)
         loss = distillation(logits.float(), self.labels, self.targets, self.recipe.distill, 0.5)
         self.optimizer.zero_grad(set_to_none=True)
         torch.autograd.backward(loss)
         self.optimizer.step()
-        after_step(self.model)
-        refresh([(self.model, 1)])
+        self.quantizers.after_step([1])
         self.loss = loss.detach()
 
     def captured(self) -> Callable[[], None]:

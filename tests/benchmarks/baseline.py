@@ -38,7 +38,7 @@ from kdsearch.training.data import DataSet, load
 from kdsearch.training.keys import key_of
 from kdsearch.training.networks import initial, load_trained
 from kdsearch.training.optimization import make_optimizer
-from kdsearch.training.quantizers import after_step, cached, refresh
+from kdsearch.training.quantizers import Quantizers, cached
 
 
 @lru_cache(maxsize=1)
@@ -110,6 +110,7 @@ class Trial(tune.Trainable):  # type: ignore[misc]
         assert recipe.distill is not None
         self.teacher = trained(recipe.distill.teachers[0].model_dump_json(), job["store"])
         self.optimizer = make_optimizer(recipe.optim, self.student)
+        self.quantizers = Quantizers([self.student])
         self.done = 0
 
     def reset_config(self, new_config: dict[str, Any]) -> bool:
@@ -136,9 +137,8 @@ class Trial(tune.Trainable):  # type: ignore[misc]
             self.optimizer.zero_grad(set_to_none=True)
             torch.autograd.backward(loss)
             self.optimizer.step()
-            after_step(self.student)
             self.done += 1
-            refresh([(self.student, self.done)])
+            self.quantizers.after_step([self.done])
         self.student.eval()
         with torch.no_grad(), cached():
             correct = sum(int((self.student(part).argmax(1) == answer).sum()) for part, answer in self._validation())

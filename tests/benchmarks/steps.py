@@ -34,6 +34,7 @@ from kdsearch.training.epoch import Epoch
 from kdsearch.training.guidance import Guidance
 from kdsearch.training.networks import size
 from kdsearch.training.optimization import Together
+from kdsearch.training.quantizers import Quantizers
 from kdsearch.training.session import Row, Session
 from kdsearch.training.stacked import Stack
 from kdsearch.training.teacher_outputs import KIND, trained_teacher
@@ -208,7 +209,7 @@ def breakdown(name: str, make: Callable[[float | None, int], Recipe], folder: Pa
         (epoch_module, "order", clocked("data and augmentation", epoch_module.order)),
         (epoch_module, "weighted", clocked("loss", epoch_module.weighted)),
         (epoch_module, "backward", clocked("backward", epoch_module.backward)),
-        *((epoch_module, part, clocked("quantizer", getattr(epoch_module, part))) for part in ("quantize", "after_step", "refresh")),
+        *((Quantizers, part, clocked("quantizer", getattr(Quantizers, part))) for part in ("quantize", "after_step")),
     ]
     before = [(holder, attribute, getattr(holder, attribute)) for holder, attribute, _ in patches]
     for holder, attribute, function in patches:

@@ -14,16 +14,13 @@ from kdsearch.spec.precision import ACTIVATION_QUANTIZERS, WEIGHT_QUANTIZERS, Pr
 from kdsearch.training.imagenet_resnet import imagenet_resnet
 from kdsearch.training.models import CifarResNet
 from kdsearch.training.quantizers import (
-    after_step,
+    Quantizers,
     apply_precision,
     cached,
     canonical_name,
     canonical_state,
     load_canonical_state,
-    quantize,
     quantized_layers,
-    refresh,
-    set_progress,
 )
 
 TWO_BITS = {"quantizer": "shin", "bits": 2}
@@ -47,15 +44,14 @@ def batch(seed: int = 5) -> tuple[Tensor, Tensor]:
 
 def train(model: nn.Module, steps: int, start: int = 0, total: int = 100) -> None:
     """Plain SGD, so that a resumed run has no optimizer state to restore."""
-    optimizer = torch.optim.SGD(model.parameters(), lr=0.05)
+    optimizer, quantizers = torch.optim.SGD(model.parameters(), lr=0.05), Quantizers([model])
     for done in range(start, start + steps):
-        set_progress(model, done / total)
+        quantizers.set_progress([done / total])
         optimizer.zero_grad()
         x, y = batch(done)
         cross_entropy(model(x), y).backward()
         optimizer.step()
-        after_step(model)
-        refresh([(model, done + 1)])
+        quantizers.after_step([done + 1])
 
 
 def snapshot(model: nn.Module) -> dict[str, Tensor]:
@@ -127,15 +123,14 @@ def test_with_every_quantizer_training_makes_the_loss_fall(weights: str | None, 
         activations=activations and {"quantizer": activations, "bits": 4},
     )
     x, y = batch()
-    optimizer = torch.optim.Adam(model.parameters(), lr=0.01)
+    optimizer, quantizers = torch.optim.Adam(model.parameters(), lr=0.01), Quantizers([model])
     losses = []
     for done in range(8):
         optimizer.zero_grad()
         loss = cross_entropy(model(x), y)
         loss.backward()
         optimizer.step()
-        after_step(model)
-        refresh([(model, done + 1)])
+        quantizers.after_step([done + 1])
         losses.append(loss.item())
     assert losses[-1] < losses[0]
 
@@ -177,7 +172,7 @@ def test_after_each_step_the_step_size_belongs_to_the_weights_that_are_evaluated
     model = quantized(weights=TWO_BITS)
     train(model, 3)
     before = steps_of(model)
-    refresh([(model, 3)])
+    Quantizers([model]).after_step([3])
     assert steps_of(model) == before
     model.eval()
     x = batch()[0]
@@ -212,7 +207,7 @@ def test_binaryconnect_clips_its_master_weights_after_a_step_and_nothing_else() 
         for master, _ in quantized_layers(model).values():
             master.mul_(100)
         model.fc.weight.mul_(100)
-    after_step(model)
+    Quantizers([model]).after_step([1])
     assert all(master.abs().max() == 1 for master, _ in quantized_layers(model).values())
     assert model.fc.weight.abs().max() > 1
 
@@ -294,7 +289,7 @@ def test_stages_come_into_force_in_order_and_start_from_the_weights_of_their_mom
     assert kinds == [("Shin", False)] * 2 + [("LSQWeights", False)] * 3 + [("TTQ", True)] * 5
     model = quantized(**STAGED)
     train(model, 2, total=10)
-    set_progress(model, 0.2)
+    Quantizers([model]).set_progress([0.2])
     master, quantizer = quantized_layers(model)["conv1"]
     assert quantizer.get_parameter("step").item() == pytest.approx(2 * master.detach().abs().mean().item())
 
@@ -334,15 +329,16 @@ def test_weights_quantized_in_one_pass_are_those_quantized_one_by_one_and_so_are
     options = {"quantizer": "shin", "bits": bits, "granularity": granularity}
     one, all_at_once = (quantized(weights=options, activations={"quantizer": "lsq", "bits": 4}) for _ in range(2))
     optimizers = [torch.optim.SGD(model.parameters(), lr=0.05) for model in (one, all_at_once)]
+    by_itself, together = Quantizers([one]), Quantizers([all_at_once])
     for step in range(3):
         x, y = batch(step)
-        quantize([all_at_once])
+        together.quantize()
         for model, optimizer in zip((one, all_at_once), optimizers, strict=True):
             optimizer.zero_grad()
             cross_entropy(model(x), y).backward()
             optimizer.step()
-            after_step(model)
-            refresh([(model, step + 1)])
+        by_itself.after_step([step + 1])
+        together.after_step([step + 1])
     assert all(torch.equal(a, b) for a, b in zip(one.state_dict().values(), all_at_once.state_dict().values(), strict=True))
     first, second = quantized_layers(one), quantized_layers(all_at_once)
     assert all(torch.equal(first[name][0].grad, second[name][0].grad) for name in first)  # type: ignore[arg-type]

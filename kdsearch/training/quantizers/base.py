@@ -3,12 +3,12 @@
 In a training loop::
 
     apply_precision(model, precision)          # after the weights are initialised; then load_canonical_state, if any
+    quantizers = Quantizers([model])           # of one network, or of several that train at once
     for done in range(steps):
-        set_progress(model, done / steps)      # progressive precision: the stage in force
-        quantize([model])                      # all weights in one pass, where their quantizer can
+        quantizers.set_progress([done / steps])  # progressive precision: the stage in force
+        quantizers.quantize()                  # all weights in one pass, where their quantizer can
         loss(model(x)).backward(); optimizer.step()
-        after_step(model)                      # BinaryConnect's clipping, positive learned steps
-        refresh([(model, done + 1)])           # Shin's step size, as its policy says
+        quantizers.after_step([done + 1])      # clipping, positive learned steps, Shin's step size as its policy says
 
 so that weights and step sizes agree whenever the network is evaluated or saved. Under ``with cached():`` weights are quantized
 once for a whole evaluation.
@@ -53,12 +53,20 @@ class Quantizer(nn.Module):
     def restored(self) -> None:
         """Buffers were loaded from a checkpoint."""
 
-    @classmethod
-    def refresh(cls, due: Sequence[tuple[Self, Tensor, int]]) -> None:
-        """After optimizer steps: compute again what is a function of the weights, for each (quantizer, weight, steps done)."""
-
     def after_step(self, x: Tensor) -> None:
         """After an optimizer step: put master weights and learned parameters back where they are allowed."""
+
+
+class Batch(ABC):
+    """Weight quantizers of one class, with as many bits each, and their master weights, which may change in place."""
+
+    @abstractmethod
+    def forward(self) -> Sequence[Tensor]:
+        """forward(w) of each."""
+
+    @abstractmethod
+    def refresh(self, steps: Sequence[int]) -> None:
+        """After optimizer steps, so many of each: compute again what is a function of the weights."""
 
 
 class WeightQuantizer(Quantizer, ABC):
@@ -73,8 +81,8 @@ class WeightQuantizer(Quantizer, ABC):
         self.options = options
 
     @classmethod
-    def forward_all(cls, due: Sequence[tuple[Self, Tensor]]) -> Sequence[Tensor] | None:
-        """forward(w) of each (quantizer, weight) in one pass; None where each is to be computed when it is needed.
+    def batch(cls, members: Sequence[tuple[Self, Tensor]]) -> Batch | None:
+        """(quantizer, contiguous master weight) of one type and device, to be computed in one pass; None: each by itself, when needed.
 
         On a small network starting an operation takes longer than the operation.
         """
@@ -124,7 +132,7 @@ class Stages(nn.Module):
         self._current = 0
         self._quantizers = tuple(quantizers)  # again, since every step asks for one and a ModuleList is slow
         self.ready: Tensor | None = None
-        """This step's quantized weight, where :func:`quantize` has computed it."""
+        """This step's quantized weight, where :class:`Quantizers` has computed it."""
 
     @property
     def active(self) -> Quantizer | None:
@@ -191,7 +199,9 @@ def apply_precision(model: nn.Module, precision: Precision | None) -> None:
     device = next((p.device for p in model.parameters()), None)
     if any(weights):
         for _, layer in _layers(model, precision.keep):
-            master = cast(Tensor, layer.weight).detach()
+            weight = cast(nn.Parameter, layer.weight)
+            weight.data = weight.data.contiguous()
+            master = weight.detach()
             quantizers = [make_weight_quantizer(master, options) if options else None for options in weights]
             parametrize.register_parametrization(layer, "weight", Stages(cast(list[Quantizer | None], quantizers), ends).to(device))
     if any(activations):
@@ -263,50 +273,60 @@ def quantized_layers(model: nn.Module) -> dict[str, tuple[Tensor, WeightQuantize
     return found
 
 
-def set_progress(model: nn.Module, fraction: float) -> None:
-    """Put the stage of ``fraction`` (0 to 1) of training in force; quantizers that come into force start from the weights."""
-    for _, master, stages in _containers(model):
-        if stages.set_progress(fraction) and stages.active is not None:
-            stages.active.start(master.detach())
+class Quantizers:
+    """The quantizers of networks in training; what can be computed in one pass over all of the networks, is."""
 
+    def __init__(self, models: Sequence[nn.Module]) -> None:
+        self._of_models = [_containers(model) for model in models]
+        self._gather()
 
-def quantize(models: Sequence[nn.Module]) -> None:
-    """Before a training step: compute the quantized weights that can be computed together. :func:`after_step` lets them go."""
-    due: dict[tuple[type[WeightQuantizer], int], list[tuple[Stages, WeightQuantizer, Tensor]]] = {}
-    for model in models:
-        for _, master, stages in _containers(model):
-            active = stages.active
-            if isinstance(active, WeightQuantizer):
-                due.setdefault((type(active), active.bits), []).append((stages, active, master))
-    for (kind, _), of_kind in due.items():
-        values = kind.forward_all([(quantizer, weight) for _, quantizer, weight in of_kind])
-        if values is not None:
-            for (stages, _, _), value in zip(of_kind, values, strict=True):
+    def _gather(self) -> None:
+        """Sort what is in force now."""
+        alike: dict[tuple[object, ...], list[tuple[int, Stages, WeightQuantizer, Tensor]]] = {}
+        self._bounded: list[tuple[Quantizer, Tensor]] = []
+        for index, containers in enumerate(self._of_models):
+            for _, master, stages in containers:
+                active = stages.active
+                if active is not None and type(active).after_step is not Quantizer.after_step:
+                    self._bounded.append((active, master))
+                if isinstance(active, WeightQuantizer):
+                    kind = (type(active), active.bits, master.dtype, master.device)
+                    alike.setdefault(kind, []).append((index, stages, active, master))
+        self._batches: list[tuple[Batch, list[Stages], list[int]]] = []
+        for members in alike.values():
+            batch = type(members[0][2]).batch([(quantizer, master) for _, _, quantizer, master in members])
+            if batch is not None:
+                self._batches.append((batch, [stages for _, stages, _, _ in members], [index for index, *_ in members]))
+
+    def set_progress(self, fractions: Sequence[float]) -> None:
+        """Put the stage of each network's fraction (0 to 1) of training in force; quantizers that come into force start from the
+        weights."""
+        changed = False
+        for containers, fraction in zip(self._of_models, fractions, strict=True):
+            for _, master, stages in containers:
+                if stages.set_progress(fraction):
+                    changed = True
+                    if stages.active is not None:
+                        stages.active.start(master.detach())
+        if changed:
+            self._gather()
+
+    def quantize(self) -> None:
+        """Before a training step: compute the quantized weights that can be computed together. :meth:`after_step` lets them go."""
+        for batch, of_batch, _ in self._batches:
+            for stages, value in zip(of_batch, batch.forward(), strict=True):
                 stages.keep(value)
 
-
-@torch.no_grad()
-def refresh(models: Sequence[tuple[nn.Module, int]]) -> None:
-    """After optimizer steps (and :func:`after_step`), so many of each model: step sizes that are a function of the weights, as their
-    policy says."""
-    due: dict[type[Quantizer], list[tuple[Quantizer, Tensor, int]]] = {}
-    for model, step in models:
-        for _, master, stages in _containers(model):
-            active = stages.active
-            if isinstance(active, WeightQuantizer):
-                due.setdefault(type(active), []).append((active, master, step))
-    for kind, of_kind in due.items():
-        kind.refresh(of_kind)
-
-
-@torch.no_grad()
-def after_step(model: nn.Module) -> None:
-    """After each optimizer step: master weights and learned parameters go back to where they are allowed."""
-    for _, master, stages in _containers(model):
-        stages.keep(None)
-        active = stages.active
-        if active is not None and type(active).after_step is not Quantizer.after_step:
-            active.after_step(master)
+    @torch.no_grad()
+    def after_step(self, steps: Sequence[int]) -> None:
+        """After each optimizer step, so many of each network: master weights and learned parameters go back to where they are allowed,
+        and step sizes that are a function of the weights are computed as their policy says."""
+        for quantizer, master in self._bounded:
+            quantizer.after_step(master)
+        for batch, of_batch, networks in self._batches:
+            for stages in of_batch:
+                stages.keep(None)
+            batch.refresh([steps[index] for index in networks])
 
 
 def canonical_name(name: str) -> str:

@@ -7,7 +7,6 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from functools import lru_cache
 from typing import Any
 
 import torch
@@ -50,12 +49,6 @@ def dequantize(codes: Tensor, book: Codebook) -> Tensor:
 
 def _per_weight(of_bucket: Tensor, bucket: int, like: Tensor) -> Tensor:
     return of_bucket.repeat_interleave(bucket)[: like.numel()].view(like.shape)
-
-
-@lru_cache(maxsize=64)
-def as_tensor(values: tuple[int, ...], device: torch.device) -> Tensor:
-    """int64, kept: every step asks for the same ones, and an accelerator would wait for the copy."""
-    return torch.tensor(values, device=device)
 
 
 def wide(x: Tensor) -> Tensor:

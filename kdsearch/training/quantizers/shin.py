@@ -3,15 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Self, cast
+from typing import Self
 
 import torch
 from torch import Tensor
 
 from kdsearch.spec.precision import Weights
-from kdsearch.training.quantizers.base import WeightQuantizer
-from kdsearch.training.quantizers.functions import Codebook, as_tensor, binary_sign, dequantize, straight_through_all, symmetric_codes, wide
-from kdsearch.training.quantizers.step import l2_steps
+from kdsearch.training.quantizers.base import Batch, WeightQuantizer
+from kdsearch.training.quantizers.functions import Codebook, binary_sign, dequantize, straight_through_all, symmetric_codes, wide
+from kdsearch.training.quantizers.step import l2_step, l2_steps
 
 
 class Shin(WeightQuantizer):
@@ -33,40 +33,51 @@ class Shin(WeightQuantizer):
 
     @torch.no_grad()
     def start(self, x: Tensor) -> None:
-        self._set_steps([(self, x)])
+        self.step.view(-1).copy_(l2_step(self.rows(x), self.bits))
 
     @classmethod
-    def refresh(cls, due: Sequence[tuple[Self, Tensor, int]]) -> None:
-        cls._set_steps([(quantizer, w) for quantizer, w, step in due if quantizer._is_due(step)])
+    def batch(cls, members: Sequence[tuple[Self, Tensor]]) -> Batch:
+        return _Together(members)
 
-    def _is_due(self, step: int) -> bool:
+    def rows(self, w: Tensor) -> Tensor:
+        """The weights of each step size, (steps, n)."""
+        return w.flatten(1) if self.per_filter else w.reshape(1, -1)
+
+    def is_due(self, step: int) -> bool:
+        """Whether Δ is computed after so many steps."""
         return self.policy == "every_step" or (self.policy == "every_k" and step % self.every == 0)
-
-    @classmethod
-    def _set_steps(cls, due: Sequence[tuple[Self, Tensor]]) -> None:
-        """Δ of each quantizer, worked out together (:func:`~kdsearch.training.quantizers.step.l2_steps`)."""
-        groups: dict[tuple[object, ...], list[tuple[Self, Tensor]]] = {}
-        for quantizer, w in due:
-            groups.setdefault((quantizer.bits, w.dtype, w.device), []).append((quantizer, w))
-        for (bits, *_), group in groups.items():
-            steps = l2_steps([w.flatten(1) if quantizer.per_filter else w.reshape(1, -1) for quantizer, w in group], cast(int, bits))
-            torch._foreach_copy_([quantizer.step.view(-1) for quantizer, _ in group], steps)
-
-    @classmethod
-    def forward_all(cls, due: Sequence[tuple[Self, Tensor]]) -> Sequence[Tensor] | None:
-        if len({(quantizer.bits, w.dtype, w.device) for quantizer, w in due}) > 1:
-            return None
-        with torch.no_grad():
-            flat = wide(torch.cat([w.reshape(-1) for _, w in due]))
-            steps = wide(torch.cat([quantizer.step.reshape(-1) for quantizer, _ in due]))
-            each = tuple(w.numel() // quantizer.step.numel() for quantizer, w in due for _ in range(quantizer.step.numel()))
-            step = steps.repeat_interleave(as_tensor(each, flat.device), output_size=len(flat))
-            values = dequantize(due[0][0]._codes(flat, step), Codebook(due[0][1].dtype, scale=step))
-        return straight_through_all([w for _, w in due], values)
 
     def levels(self, w: Tensor) -> tuple[Tensor, Codebook]:
         step = wide(self.step)
-        return self._codes(wide(w), step), Codebook(w.dtype, scale=step)
+        return self.codes_of(wide(w), step), Codebook(w.dtype, scale=step)
 
-    def _codes(self, x: Tensor, step: Tensor) -> Tensor:
+    def codes_of(self, x: Tensor, step: Tensor) -> Tensor:
+        """Codes of weights ``x`` with a step for each, as floats."""
         return binary_sign(x) if self.bits == 1 else symmetric_codes(x, step, 2 ** (self.bits - 1) - 1)
+
+
+class _Together(Batch):
+    """Views of weights and step sizes, made once."""
+
+    def __init__(self, members: Sequence[tuple[Shin, Tensor]]) -> None:
+        self._quantizers = [quantizer for quantizer, _ in members]
+        self._weights = [w for _, w in members]
+        self._flat = [w.detach().view(-1) for _, w in members]
+        self._rows = [quantizer.rows(w.detach()) for quantizer, w in members]
+        self._steps = [quantizer.step.view(-1) for quantizer, _ in members]
+        per_step = [row.shape[1] for row in self._rows for _ in range(len(row))]
+        place = torch.arange(len(per_step), device=self._flat[0].device)
+        self._place = place.repeat_interleave(torch.tensor(per_step, device=place.device))
+
+    def forward(self) -> Sequence[Tensor]:
+        with torch.no_grad():
+            step = torch.cat(self._steps)[self._place]
+            codes = self._quantizers[0].codes_of(wide(torch.cat(self._flat)), step)
+            values = dequantize(codes, Codebook(self._weights[0].dtype, scale=step))
+        return straight_through_all(self._weights, values)
+
+    def refresh(self, steps: Sequence[int]) -> None:
+        due = [index for index, (quantizer, step) in enumerate(zip(self._quantizers, steps, strict=True)) if quantizer.is_due(step)]
+        if due:
+            found = l2_steps([self._rows[index] for index in due], self._quantizers[0].bits)
+            torch._foreach_copy_([self._steps[index] for index in due], found)

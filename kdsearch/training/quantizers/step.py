@@ -13,7 +13,7 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
-from kdsearch.training.quantizers.functions import as_tensor, wide
+from kdsearch.training.quantizers.functions import wide
 
 EXACT_BREAKPOINTS = 1024
 """Up to this many breakpoints (weights times levels) all are tried; beyond it a grid, then alternation."""
@@ -22,32 +22,23 @@ COARSE, SMALLEST, LARGEST = 64, 2.0**-8, 1.4
 FINE, ZOOMS = 32, (4, 2)
 """Points of each finer grid, and around how many of the best of the grid before it."""
 ALTERNATIONS = 3
-SMALL = 1 << 14
-"""Weights of a tensor up to which :func:`l2_steps` fills all up with zeros to one length: starting operations takes longer than sorting
-zeros. How many tensors there are does not count, so that a step is the same whatever it is worked out with."""
 
 
 def l2_steps(weights: Sequence[Tensor], bits: int) -> list[Tensor]:
-    """:func:`l2_step` of each of ``weights`` (rows, n), rows and n of any size, in as few passes as there are sizes, or in one."""
-    longest = max(w.shape[1] for w in weights)
-    if bits <= 2 and longest * max(len(w) for w in weights) <= SMALL:
-        # Zeros at the end of a row change neither its sums nor its best k.
-        filled = torch.nn.utils.rnn.pad_sequence([row for w in weights for row in w], batch_first=True)
-        count = as_tensor(tuple(w.shape[1] for w in weights for _ in range(len(w))), filled.device)
-        return list(torch.split(l2_step(filled, bits, count), [len(w) for w in weights]))
+    """:func:`l2_step` of each of ``weights`` (rows, n), rows and n of any size, in as few passes as there are n."""
+    sizes: dict[int, list[int]] = {}
+    for index, w in enumerate(weights):
+        sizes.setdefault(w.shape[1], []).append(index)
     found: dict[int, Tensor] = {}
-    for size in {w.shape[1] for w in weights}:
-        of_size = [index for index, w in enumerate(weights) if w.shape[1] == size]
+    for of_size in sizes.values():
         steps = l2_step(torch.cat([weights[index] for index in of_size]), bits)
         found |= zip(of_size, torch.split(steps, [len(weights[index]) for index in of_size]), strict=True)
     return [found[index] for index in range(len(weights))]
 
 
 @torch.no_grad()
-def l2_step(w: Tensor, bits: int, count: Tensor | None = None) -> Tensor:
+def l2_step(w: Tensor, bits: int) -> Tensor:
     """Step of each row: ``w`` of shape (rows, n) → (rows,), float32 (float64 for float64). All-zero rows give 0.
-
-    ``count``: (rows,) int64, for 1 and 2 bits: weights of each row, where zeros follow them; default n.
 
     1 bit: the mean of |w|. 2 bits: exact. 3 to 8 bits: exact up to ``EXACT_BREAKPOINTS``; beyond it the fixed points of
     n = ⌊|w|/Δ + 0.5⌋, Δ = A/B, started at the best of a grid. A function of ``w`` and ``bits`` alone: no warm start, so a
@@ -55,8 +46,7 @@ def l2_step(w: Tensor, bits: int, count: Tensor | None = None) -> Tensor:
     """
     magnitudes = wide(w).abs()
     if bits == 1:
-        mean = magnitudes.sum(1, dtype=torch.float64) / (magnitudes.shape[1] if count is None else count)
-        return mean.to(magnitudes.dtype)
+        return magnitudes.mean(1, dtype=torch.float64).to(magnitudes.dtype)
     top = 2 ** (bits - 1) - 1
     if top == 1:
         step = _ternary_step(_sorted(magnitudes))
