@@ -25,7 +25,7 @@ import shutil
 import threading
 import time
 import uuid
-from collections.abc import Collection, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -312,16 +312,11 @@ class Store:
             with contextlib.suppress(StoreError):
                 self.upstream.drop(f"checkpoints/{key}")
 
-    def prune_checkpoints(self, keys_in_use: Collection[str]) -> int:
-        """Remove checkpoints of keys that are neither in use nor being worked on; returns how many keys that were."""
-        removed = 0
-        for folder in _listed(self.root / "checkpoints"):
-            if folder.name in keys_in_use:
-                continue
-            with contextlib.suppress(Leased), self.lease(folder.name, wait=False):
-                shutil.rmtree(folder, ignore_errors=True)
-                removed += 1
-        return removed
+    def drop_abandoned(self, keys: Iterable[str]) -> None:
+        """Remove the checkpoints of ``keys``, which the caller will not train further; those that somebody else trains stay."""
+        for key in keys:
+            with contextlib.suppress(Leased, StoreError), self.lease(key, wait=False, transient=True):
+                self.drop_checkpoints(key)
 
     # Tables
 

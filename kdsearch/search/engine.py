@@ -92,6 +92,7 @@ def run_study(
             raise
         if ledger is not None:
             ledger.interrupt()
+            store.drop_abandoned(ledger.abandoned)
         if store.upstream is not None and (unsent := store.send_unsent()):
             progress.note(f"{unsent} finished networks lie in {store.root} only; running again sends them on")
         progress.stop(ledger)

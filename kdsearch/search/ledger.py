@@ -89,6 +89,8 @@ class Ledger:
         self.late_failed = 0
         self.halted: str | None = None
         """Why no more trials are handed out although the budget is not spent; None while all is well."""
+        self.abandoned: list[str] = []
+        """Keys of the networks that were half trained when their trials were pruned."""
         self.failed_children: dict[str, str] = {}
         """Prerequisites that could not be trained (as JSON) → reason; trials that need one fail with it."""
 
@@ -229,6 +231,8 @@ class Ledger:
             self._close(given)
             self._good = True
             given.book.prune(given.trial)
+            if event.final is None and event.key is not None:
+                self.abandoned.append(event.key)
             return False
         return True
 

@@ -69,7 +69,7 @@ def test_a_sampler_fills_conditional_spaces_and_repeats_itself_for_the_same_seed
 
 
 @pytest.mark.parametrize("name", PRUNERS)
-def test_a_pruner_stops_no_trial_in_the_first_third_and_leaves_whole_curves(go: Go, name: str) -> None:
+def test_a_pruner_stops_no_trial_in_the_first_third_and_leaves_whole_curves(go: Go, name: str, tmp_path: Path) -> None:
     outcome, rows = go(f"pruner={name}", "budget.trials=14", "seeds=[0,1,2,3,4,5]" if name == "wilcoxon" else "seeds=[0]")
     assert outcome.exit_code == 0
     count = states(rows)
@@ -79,6 +79,7 @@ def test_a_pruner_stops_no_trial_in_the_first_third_and_leaves_whole_curves(go: 
         assert count["PRUNED"] == 0
     elif name != "patient":  # the tabulated curves always rise
         assert count["PRUNED"] > 0
+    assert not list((tmp_path / "run" / "store" / "checkpoints").glob("*/*"))  # nobody goes on from those of pruned trials
     for row in rows:
         assert [epoch for epoch, _ in row.intermediate] == list(range(1, row.epochs + 1))
         if row.state == "COMPLETE":
