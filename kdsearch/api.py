@@ -13,6 +13,8 @@
 
 from __future__ import annotations
 
+import importlib
+import threading
 from collections.abc import Callable, Sequence
 from functools import cached_property
 from pathlib import Path
@@ -111,6 +113,8 @@ class Study:
 
         if address is None:  # a cluster's nodes may have data that this machine lacks
             check_data(self.spec)
+        # What the report is written with (scikit-learn, Plotly) loads while Ray starts, not after the last trial.
+        threading.Thread(target=importlib.import_module, args=("kdsearch.report.build",), daemon=True).start()
         options = self._options(workers, address, inline)
         run = self._run.create(self.spec)
         outcome = run_study(self.spec, run, self.store, options, progress_for(self.spec, quiet=quiet, on_event=on_event))

@@ -16,9 +16,9 @@ from kdsearch.search.prerequisites import Prerequisites
 from kdsearch.search.progress import Progress
 from kdsearch.search.work import Event
 
-GENERATIONS = 6
+GENERATIONS = 3
 """A sampler that learns, or a pruner, has seen the ends of trials so many times over a study, at the least: what runs at once, over all
-processes, is a sixth of the budget at most, unless the study says otherwise (``resources.together``)."""
+processes, is a third of the budget at most, unless the study says otherwise (``resources.together``)."""
 
 
 class Job(Protocol):

@@ -109,13 +109,14 @@ def _search(study: Study, ledger: Ledger, works: _Works, options: RunOptions, pr
         run_inline(ledger, first, works.of, progress, stop)
         return
     try:
-        from kdsearch.search.ray_backend import RayBackend
+        from kdsearch.search.ray_backend import dispatch
+        from kdsearch.search.ray_cluster import Cluster
     except ImportError as error:
         raise StoreError(f"Ray cannot be loaded ({error}); install ray[tune], or run with --inline") from error
-    with RayBackend(study, options, stop) as backend:
+    with Cluster(study, options, stop) as cluster:
         if works.travels:
-            works.depot = backend.open_depot(works.store, data_of(study))
-        backend.run(ledger, first, works.of, progress)
+            works.depot = cluster.open_depot(works.store, data_of(study))
+        dispatch(cluster, ledger, first, works.of, progress)
 
 
 class _Works:

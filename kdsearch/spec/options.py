@@ -170,7 +170,7 @@ class Resources(Frozen):
     together: int | None = Field(
         None,
         description="Trials of small networks that one process trains at once, at most; they share its resources, and each is faster for "
-        "it. Default: as many as is fastest; with an adaptive sampler or a pruner, a sixth of the budget over all processes.",
+        "it. Default: as many as is fastest; with an adaptive sampler or a pruner, a third of the budget over all processes.",
         ge=1,
     )
 

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import copy
+import functools
+import inspect
 from collections import defaultdict
 from collections.abc import Hashable, Sequence
-from typing import Any
+from typing import Any, cast
 
 import torch
 from torch import Tensor, nn
@@ -26,6 +28,14 @@ def decayed(model: nn.Module) -> list[nn.Parameter]:
     return [parameter for parameter in found if isinstance(parameter, nn.Parameter)]
 
 
+@functools.lru_cache
+def _plain(kind: Any) -> Any:
+    """``kind`` without what keeps torch's compiler off it: at the first call that loads the compiler, 2 s in every worker."""
+    names = ("add_param_group", "zero_grad", "state_dict", "load_state_dict")
+    own = {name: inspect.unwrap(getattr(kind, name)) for name in names}
+    return type(kind.__name__, (kind,), {**own, "step": torch.no_grad()(inspect.unwrap(kind.step))})
+
+
 def make_optimizer(optim: Optim, *networks: nn.Module) -> torch.optim.Optimizer:
     """One optimizer for all parameters of ``networks``; weight decay on convolution and linear weights only."""
     groups: list[dict[str, Any]] = []
@@ -37,9 +47,10 @@ def make_optimizer(optim: Optim, *networks: nn.Module) -> torch.optim.Optimizer:
     groups = [group for group in groups if group["params"]]
     rate = optim.learning_rate
     if optim.optimizer == "sgd":
-        return torch.optim.SGD(groups, lr=rate, momentum=optim.momentum, nesterov=optim.momentum > 0, fused=True)
-    kind = torch.optim.Adam if optim.optimizer == "adam" else torch.optim.AdamW
-    return kind(groups, lr=rate, fused=True)
+        made = _plain(torch.optim.SGD)(groups, lr=rate, momentum=optim.momentum, nesterov=optim.momentum > 0, fused=True)
+    else:
+        made = _plain(torch.optim.Adam if optim.optimizer == "adam" else torch.optim.AdamW)(groups, lr=rate, fused=True)
+    return cast(torch.optim.Optimizer, made)
 
 
 class Together:

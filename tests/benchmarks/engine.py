@@ -48,10 +48,10 @@ def study_of(folder: Path, trials: int) -> Any:
 
 def overhead(folder: Path, trials: int, repeats: int) -> dict[str, Any]:
     """(d) Seconds of a trial beyond its training."""
-    from kdsearch.search import ray_backend
+    from kdsearch.search import ray_cluster
 
     os.environ |= {"TABULATED_SECONDS": str(SECONDS), "PYTHONPATH": str(REPOSITORY)}
-    ray_backend.ray.init(address="local", num_cpus=2, include_dashboard=False, _node_ip_address="127.0.0.1", log_to_driver=False)
+    ray_cluster.ray.init(address="local", num_cpus=2, include_dashboard=False, _node_ip_address="127.0.0.1", log_to_driver=False)
     found = []
     for repeat in range(repeats):
         study = study_of(folder, trials)
@@ -63,7 +63,7 @@ def overhead(folder: Path, trials: int, repeats: int) -> dict[str, Any]:
         epochs = len((store / "trained.log").read_text().splitlines())
         count = len([row for row in read_trials(run) if row.state in ("COMPLETE", "PRUNED")])
         found.append((wall - epochs * SECONDS / 2) / count)
-    ray_backend.ray.shutdown()
+    ray_cluster.ray.shutdown()
     os.environ["TABULATED_SECONDS"] = "0"
     print(
         f"\nA trial beyond its training: {show(spread(found), 3)} s; {repeats} studies of {2 * trials} trials and 2 baselines, two actors"

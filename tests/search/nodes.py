@@ -7,7 +7,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from kdsearch.search import ray_backend
+from kdsearch.search import ray_cluster
 from tests.search.conftest import REPOSITORY
 from tests.search.tabulated import trained
 
@@ -49,11 +49,11 @@ class Nodes:
 @contextlib.contextmanager
 def cluster(folder: Path) -> Iterator[Nodes]:
     """The driver's node alone at first; Ray is joined and left."""
-    ray = ray_backend.ray
+    ray = ray_cluster.ray
     made = Nodes(folder)
     try:
         ray.init(
-            address=made.cluster.address, _node_ip_address=LOOPBACK, runtime_env={"env_vars": ray_backend._ENVIRONMENT}, log_to_driver=False
+            address=made.cluster.address, _node_ip_address=LOOPBACK, runtime_env={"env_vars": ray_cluster.ENVIRONMENT}, log_to_driver=False
         )
         yield made
     finally:

@@ -18,7 +18,7 @@ from kdsearch.record.remote import FolderByUri
 from kdsearch.record.run import Run
 from kdsearch.record.store import Store
 from kdsearch.record.trials import TrialRow, read_trials
-from kdsearch.search import ray_backend
+from kdsearch.search import ray_cluster
 from kdsearch.search.engine import Outcome, run_study
 from kdsearch.search.ledger import Ledger
 from kdsearch.search.options import RunOptions
@@ -152,7 +152,7 @@ class _Gpus(Progress):
         return Progress, ()
 
     def update(self, ledger: Ledger) -> None:
-        self.used = max(self.used, 1 - ray_backend.ray.available_resources().get("GPU", 0))
+        self.used = max(self.used, 1 - ray_cluster.ray.available_resources().get("GPU", 0))
 
 
 def test_a_quarter_of_a_gpu_for_each_trial_lets_four_share_it_and_a_uri_gets_what_they_make(

@@ -63,10 +63,10 @@ def events(crew: Any, epoch: int, stack: int, epochs: int = 6) -> list[tuple[str
         (GRID, (), 2, 8, 7),  # 2 baselines and 12 cells
         (GRID, (), 20, 8, 1),
         (GRID, ("resources.together=3",), 1, 8, 3),
-        (STUDY, (), 1, 8, 3),  # 22 trials, and six times somebody learns something
-        (STUDY, (), 2, 8, 1),
+        (STUDY, (), 1, 8, 7),  # 22 trials, and three times somebody learns something
+        (STUDY, (), 2, 8, 3),
         (STUDY, ("resources.together=5",), 1, 8, 5),
-        (STUDY, ("sampler=random",), 1, 8, 3),  # for the pruner's sake
+        (STUDY, ("sampler=random",), 1, 8, 7),  # for the pruner's sake
         (STUDY, ("sampler=random", "pruner=none"), 1, 8, 8),
     ],
 )

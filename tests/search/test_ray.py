@@ -11,7 +11,7 @@ from typing import Any
 
 import pytest
 
-from kdsearch.search import ray_backend
+from kdsearch.search import ray_cluster
 from kdsearch.search.ledger import Ledger
 from kdsearch.search.progress import Progress
 from tests.search.conftest import REPOSITORY, Go, states
@@ -22,7 +22,7 @@ from tests.search.tabulated import trained
 def ray_started() -> Iterator[None]:
     os.environ["PYTHONPATH"] = str(REPOSITORY)
     os.environ["TABULATED_SECONDS"] = "0.02"
-    ray = ray_backend.ray
+    ray = ray_cluster.ray
     ray.init(address="local", num_cpus=2, include_dashboard=False, _node_ip_address="127.0.0.1", log_to_driver=False)
     yield
     ray.shutdown()

@@ -16,7 +16,7 @@ from kdsearch.record.store import Store
 from kdsearch.search.engine import run_study
 from kdsearch.search.options import RunOptions
 from kdsearch.search.progress import Progress
-from kdsearch.search.ray_backend import RayBackend
+from kdsearch.search.ray_cluster import Cluster
 from kdsearch.search.stopping import Stop
 from tests.search.conftest import GRID, make_study
 from tests.search.drive import SESSION
@@ -75,5 +75,5 @@ def test_a_uri_that_cannot_be_written_is_told_before_anything_is_trained(tmp_pat
     ],
 )
 def test_a_node_has_room_for_as_many_trials_as_fit_on_it_whole(resources: str, there: dict[str, float], room: int, tmp_path: Path) -> None:
-    backend = RayBackend(make_study(tmp_path, GRID, f"resources={resources}"), RunOptions(), Stop())
+    backend = Cluster(make_study(tmp_path, GRID, f"resources={resources}"), RunOptions(), Stop())
     assert backend._fitting(there) == room
