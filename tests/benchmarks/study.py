@@ -6,7 +6,8 @@
 Both sides are commands that are started, run the same configurations (recipes, epochs, batch size) two at a time on two cores, one thread
 each, and end; their time is the whole command's, Ray's start included. Teachers are trained before, and the same for both; the first run,
 which trains them and fills the tables, is shown apart. Students of an earlier repeat are taken out of the store, so that nothing is
-replayed. The two sides take turns. ``ceiling``: what reuse alone allows, the time of a step with a live teacher over that without one.
+replayed. The two sides take turns. For pictures, the ceiling is printed too: what reuse alone allows, a step with a live teacher over one
+without a teacher, in the same process and with the same trainer.
 """
 
 from __future__ import annotations
@@ -26,6 +27,7 @@ from kdsearch.record.store import Store
 from kdsearch.record.trials import read_trials
 from kdsearch.spec.study import load_study
 from tests.benchmarks.common import finish, machine, parser, show, spread, table
+from tests.benchmarks.steps import Group
 
 QUICKSTART = (
     "space.coefficient={choices: [0.5]}",
@@ -149,6 +151,28 @@ def compare(
     return document
 
 
+def ceiling(source: str | Path, store: Path, turns: int = 5) -> dict[str, Any]:
+    """What reuse alone allows: a step with a live teacher over one without a teacher, in turns of an epoch each."""
+    study = load_study(source)
+    stratum = study.strata_list()[0]
+    given = study.recipe_for(next(iter(study.grid(stratum))), stratum, 0)
+    live = given.model_copy(update={"optim": given.optim.model_copy(update={"epochs": turns + 1})})
+    groups = [Group(live, Store(store), 1, live=True), Group(live.model_copy(update={"distill": None}), Store(store), 1)]
+    times = [[group.step() for group in groups] for _ in range(turns + 1)][1:]
+    for group in groups:
+        group.close()
+    document = {
+        "live_ms": spread([a for a, _ in times]),
+        "plain_ms": spread([b for _, b in times]),
+        "ratio": spread([a / b for a, b in times]),
+    }
+    header = ["live teacher, ms a step", "no teacher, ms a step", "ceiling of reuse"]
+    table(
+        f"{turns} epochs of each in turns", header, [[show(document["live_ms"], 0), show(document["plain_ms"], 0), show(document["ratio"])]]
+    )
+    return document
+
+
 def subset(pictures: Path, folder: Path, per_class: int) -> Path:
     """The first pictures of each class, a fifth as many more for validation."""
     for place in sorted(path for path in (pictures / "train").iterdir() if path.is_dir()):
@@ -177,6 +201,7 @@ def main() -> None:
             source = folder / "pictures.yaml"
             source.write_text(PICTURES.format(root=subset(given.pictures, folder / "png", given.per_class)))
             document = compare(source, (), {}, given.repeats, folder, given.loader_workers)
+            document["ceiling"] = ceiling(source, folder / "store")
     finish(document, began, given.json)
 
 
