@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
-import pickle
+import json
 import time
+from dataclasses import asdict
 from typing import Any
 
 from ray import tune
 from ray.experimental import internal_kv
 
+from kdsearch.search.depot import Depot
 from kdsearch.search.work import Work, Workers, session_factory
 
 EVENTS, VERSION = "events", "version"
@@ -26,17 +28,26 @@ class Desk:
 
     def write(self, version: int, works: list[Work]) -> None:
         """The crew has changed."""
-        internal_kv._internal_kv_put(self._name, pickle.dumps((version, works)), overwrite=True, namespace=self.SPACE)
+        text = json.dumps([version, [asdict(work) for work in works]])
+        internal_kv._internal_kv_put(self._name, text, overwrite=True, namespace=self.SPACE)
 
     def read(self) -> tuple[int, list[Work]] | None:
         """The crew; None where it has not changed since it began."""
         found = internal_kv._internal_kv_get(self._name, namespace=self.SPACE)
-        return None if found is None else pickle.loads(found)
+        if found is None:
+            return None
+        version, works = json.loads(found)
+        return version, [_work(**fields) for fields in works]
 
     @classmethod
     def clear(cls, prefix: str) -> None:
         """Forget all crews whose names begin so."""
         internal_kv._internal_kv_del(prefix.encode(), del_by_prefix=True, namespace=cls.SPACE)
+
+
+def _work(recipes: list[tuple[int, str]], depot: dict[str, str] | None, **fields: Any) -> Work:
+    texts = tuple((seed, text) for seed, text in recipes)
+    return Work(recipes=texts, depot=None if depot is None else Depot(**depot), **fields)
 
 
 class Trainable(tune.Trainable):
