@@ -103,7 +103,7 @@ class Cluster:
                 with _loopback():
                     ray.init(address="local", num_cpus=int(-(-cpus // 1)), include_dashboard=False, _node_ip_address="127.0.0.1", **quiet)
         for name in ("ray.tune", "ray.train"):
-            logging.getLogger(name).setLevel(logging.ERROR)
+            logging.getLogger(name).setLevel(logging.CRITICAL)  # what fails is told in our words
         # Ray sets its own handler for SIGTERM when it starts.
         self.stop.install()
         self.stop.check()
