@@ -13,8 +13,6 @@
 
 from __future__ import annotations
 
-import importlib
-import threading
 from collections.abc import Callable, Sequence
 from functools import cached_property
 from pathlib import Path
@@ -113,8 +111,6 @@ class Study:
 
         if address is None:  # a cluster's nodes may have data that this machine lacks
             check_data(self.spec)
-        # What the report is written with (scikit-learn, Plotly) loads while Ray starts, not after the last trial.
-        threading.Thread(target=importlib.import_module, args=("kdsearch.report.build",), daemon=True).start()
         options = self._options(workers, address, inline)
         run = self._run.create(self.spec)
         outcome = run_study(self.spec, run, self.store, options, progress_for(self.spec, quiet=quiet, on_event=on_event))
@@ -138,7 +134,13 @@ class Study:
         from kdsearch.search.options import RunOptions
 
         named = self._store is not None and not is_uri(self._store)
-        return RunOptions(workers=workers, address=address, shared=named or inline or address is None, inline=inline)
+        return RunOptions(
+            workers=workers,
+            address=address,
+            shared=named or inline or address is None,
+            inline=inline,
+            meanwhile=("kdsearch.report.build",),  # scikit-learn and Plotly
+        )
 
     def trials(self) -> list[TrialRow]:
         """Every trial of the run, baselines and confirmations included.

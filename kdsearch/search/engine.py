@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import importlib
 import time
 from collections.abc import Callable
 from dataclasses import dataclass, field
@@ -108,15 +109,19 @@ def _search(study: Study, ledger: Ledger, works: _Works, options: RunOptions, pr
     if options.inline:
         run_inline(ledger, first, works.of, progress, stop)
         return
-    try:
-        from kdsearch.search.ray_backend import dispatch
-        from kdsearch.search.ray_cluster import Cluster
-    except ImportError as error:
-        raise StoreError(f"Ray cannot be loaded ({error}); install ray[tune], or run with --inline") from error
-    with Cluster(study, options, stop) as cluster:
+    cluster_module = _load("kdsearch.search.ray_cluster")
+    with cluster_module.Cluster(study, options, stop) as cluster:
         if works.travels:
             works.depot = cluster.open_depot(works.store, data_of(study))
-        dispatch(cluster, ledger, first, works.of, progress)
+        # Only now: Ray Tune loads while Ray starts.
+        _load("kdsearch.search.ray_backend").dispatch(cluster, ledger, first, works.of, progress)
+
+
+def _load(module: str) -> Any:
+    try:
+        return importlib.import_module(module)
+    except ImportError as error:
+        raise StoreError(f"Ray cannot be loaded ({error}); install ray[tune], or run with --inline") from error
 
 
 class _Works:

@@ -24,3 +24,5 @@ class RunOptions:
     interface can be searched: a tabulated objective, a simulator."""
     segment: int = 1000
     """Trials and prerequisites after which Ray Tune is started anew, since its memory grows with the trials it has seen."""
+    meanwhile: tuple[str, ...] = ()
+    """Modules that load while Ray starts, since they are wanted when the study has run."""

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import contextlib
+import importlib
 import logging
 import os
 import shutil
 import tempfile
+import threading
 import time
 from collections.abc import Collection, Iterator, Mapping
 from pathlib import Path
@@ -34,6 +36,7 @@ for _name, _value in ENVIRONMENT.items():
 
 import ray  # noqa: E402
 from ray._private import ray_constants  # noqa: E402
+from ray._private.node import Node  # noqa: E402
 
 from kdsearch.errors import StoreError  # noqa: E402
 from kdsearch.record.store import Store  # noqa: E402
@@ -60,6 +63,32 @@ def _loopback() -> Iterator[None]:
         del os.environ[name]
         if said is not None:
             os.environ[name] = said
+
+
+@contextlib.contextmanager
+def _lean() -> Iterator[None]:
+    """Let a Ray that starts here do without autoscaler, forwarding of logs and dashboard. None has work in one study on one machine; all
+    take their time to start, and to end. What this Ray does not have is passed over."""
+    names = [name for name in ("start_monitor", "start_log_monitor", "start_api_server") if hasattr(Node, name)]
+    before = {name: getattr(Node, name) for name in names}
+    for name in names:
+        setattr(Node, name, lambda self, **_: None)
+    try:
+        yield
+    finally:
+        for name, method in before.items():
+            setattr(Node, name, method)
+
+
+def _load_meanwhile(*modules: str) -> None:
+    """Load them in a thread: for most of its start Ray waits for its own processes."""
+
+    def load() -> None:
+        for module in modules:
+            with contextlib.suppress(ImportError):  # who imports it next tells
+                importlib.import_module(module)
+
+    threading.Thread(target=load, daemon=True).start()
 
 
 class Cluster:
@@ -99,8 +128,9 @@ class Cluster:
                 except (ConnectionError, RuntimeError, ValueError) as error:
                     raise StoreError(f"no Ray cluster at {self.options.address!r}: {error}") from None
             else:
+                _load_meanwhile("kdsearch.search.ray_backend", *self.options.meanwhile)
                 cpus = max(len(os.sched_getaffinity(0)), cpu * (self.options.workers or 1))
-                with _loopback():
+                with _loopback(), _lean():
                     ray.init(address="local", num_cpus=int(-(-cpus // 1)), include_dashboard=False, _node_ip_address="127.0.0.1", **quiet)
         for name in ("ray.tune", "ray.train"):
             logging.getLogger(name).setLevel(logging.CRITICAL)  # what fails is told in our words
