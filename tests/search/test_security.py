@@ -118,8 +118,11 @@ def test_ray_started_here_listens_on_this_machine_alone(drivers: Callable[..., o
     (tmp_path / "study.yaml").write_text(STUDY)
     process = drivers(str(tmp_path / "study.yaml"), str(tmp_path / "run"), seconds=0.1)
     assert wait_for_more(tmp_path / "run", process, 2000)  # type: ignore[arg-type]
-    found = {ipaddress.ip_address(one) for one in _listening([process.pid, *children(process.pid)])}  # type: ignore[attr-defined]
+    pids = children(process.pid)  # type: ignore[attr-defined]
+    found = {ipaddress.ip_address(one) for one in _listening([process.pid, *pids])}  # type: ignore[attr-defined]
     assert found
     for one in found:
         inner = one.ipv4_mapped if isinstance(one, ipaddress.IPv6Address) else one
         assert (inner or one).is_loopback, found
+    commands = " ".join(Path(f"/proc/{pid}/cmdline").read_text() for pid in pids)
+    assert "raylet" in commands and not re.search(r"/(monitor|log_monitor|dashboard)\.py", commands), commands
