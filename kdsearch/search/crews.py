@@ -2,7 +2,7 @@
 
 Small networks train fastest several at a time in one process (:mod:`kdsearch.training.stacked`), each with its own configuration, epochs
 and place in the record. Such a crew starts with one assignment; once that has said how many of its kind are best at once, others join,
-and whoever is pruned or done makes room for the next.
+and whoever is pruned or done makes room for the next. Where a process has nothing left to do, another's crew gives it half of its members.
 """
 
 from __future__ import annotations
@@ -38,7 +38,7 @@ class Crew:
     """Jobs that one process trains an epoch of each at a time."""
 
     members: dict[str, Job] = field(default_factory=dict)
-    """None while prerequisites that others train are waited for."""
+    """None while others have something to train that this one may get."""
     source: Ledger | Prerequisites | None = None
     alone: bool = False
     """Nobody joins the one there is."""
@@ -56,13 +56,19 @@ class Crews:
         self._ledger, self._prerequisites, self._room, self._progress = ledger, prerequisites, room, progress
         self._most = ledger.study.resources.together
         self._aside: list[tuple[Ledger | Prerequisites, Job]] = []
+        self._given: list[dict[str, Job]] = []
+        """Halves of crews, for whoever is idle."""
+        self._running: list[Crew] = []
         self._searches = False
 
     def start(self) -> Crew | None:
         """A new crew; None when there is nothing left to hand out."""
         crew = Crew()
         self._begin(crew)
-        return crew if crew.members or self.waits else None
+        if not crew.members and not self._waits:
+            return None
+        self._running.append(crew)
+        return crew
 
     def _begin(self, crew: Crew) -> None:
         """Give a crew without members one, if there is any."""
@@ -72,7 +78,9 @@ class Crews:
             crew.alone = True
         elif (job := self._prerequisites.next()) is not None:
             crew.source, crew.alone = self._prerequisites, True
-        elif not self.waits:
+        elif self._given:
+            crew.source, crew.alone, crew.members = self._ledger, False, self._given.pop()
+        elif not self._prerequisites.running:
             if not self._searches:
                 self._searches = True
                 self._progress.start(self._ledger)
@@ -81,15 +89,12 @@ class Crews:
             crew.members[job.id] = job
 
     @property
-    def waits(self) -> bool:
-        """Whether what comes next waits for prerequisites that are being trained."""
-        return self._prerequisites.running > 0
+    def _waits(self) -> bool:
+        """Whether who is idle now may yet have something to train: after prerequisites, or out of another's crew."""
+        return bool(self) or any(self._may_give(crew) for crew in self._running)
 
-    def take(self, crew: Crew, events: Sequence[tuple[str, Event]], may_join: Callable[[], bool] = lambda: True) -> None:
-        """Take an epoch of each member: who has ended leaves, and others join while ``may_join``.
-
-        The crew is at its end when it has no members, and none are waited for (:attr:`waits`).
-        """
+    def take(self, crew: Crew, events: Sequence[tuple[str, Event]], may_join: Callable[[], bool] = lambda: True) -> bool:
+        """Take an epoch of each member: who has ended leaves, and others join while ``may_join``; whether the crew goes on."""
         before = set(crew.members)
         crew.stack = min((event.stack for _, event in events), default=1)
         for id, event in events:
@@ -104,7 +109,23 @@ class Crews:
             if found is None:
                 break
             crew.members[found.id] = found
+        idle = sum(not other.members for other in self._running)
+        if idle > len(self._given) and self._may_give(crew) and not self._ledger.waiting:
+            leaving = list(crew.members)[-(len(crew.members) // 2) :]
+            self._given.append({id: crew.members.pop(id) for id in leaving})
         crew.version += before != set(crew.members)
+        goes_on = bool(crew.members) or (self._waits and may_join())
+        if not goes_on:
+            self.end(crew)
+        return goes_on
+
+    def _may_give(self, crew: Crew) -> bool:
+        """Whether somebody idle could take members over. Their sessions go on there from their last epochs."""
+        return crew.source is self._ledger and not crew.alone and len(crew.members) > 1
+
+    def end(self, crew: Crew) -> None:
+        """The crew is no more."""
+        self._running = [other for other in self._running if other is not crew]
 
     def again(self, crew: Crew, job: Job) -> None:
         """Have a job run by itself: its process died, or that of its crew."""
@@ -112,8 +133,8 @@ class Crews:
         self._aside.append((crew.source, job))
 
     def __bool__(self) -> bool:
-        """Whether there is more to run than the ledger's: jobs by themselves, or prerequisites."""
-        return bool(self._aside) or self.waits
+        """Whether there is more to run than the ledger's: jobs by themselves or given away, or prerequisites."""
+        return bool(self._aside or self._given) or self._prerequisites.running > 0
 
     def _share(self, crew: Crew) -> int:
         """How many a crew has at once, so that none has work left when others have none."""

@@ -12,10 +12,12 @@ What makes trials of a fraction of a second worth while (figures in tests/benchm
 from __future__ import annotations
 
 import contextlib
+import re
 import shutil
 import uuid
 from collections import Counter
 from collections.abc import Callable, Iterator
+from pathlib import Path
 from typing import Any
 
 from ray import tune
@@ -23,7 +25,7 @@ from ray.tune.experiment import Trial
 from ray.tune.schedulers import FIFOScheduler, TrialScheduler
 from ray.tune.search import Searcher
 
-from kdsearch.errors import KDSearchError
+from kdsearch.errors import KDSearchError, printable
 from kdsearch.search.crews import Crew, Crews, Job
 from kdsearch.search.ledger import Ledger
 from kdsearch.search.prerequisites import Prerequisites
@@ -67,6 +69,7 @@ class _Searcher(Searcher):
         self._crews, self._config_of, self._room, self._left, self._again, self._note = crews, config_of, room, most, again, note
         self.crews: dict[str, Crew] = {}
         """Tune's trial → the crew that runs in it."""
+        self._causes: dict[str, str] = {}
         self.exhausted = False
         """Whether there is nothing more to hand out."""
 
@@ -88,24 +91,33 @@ class _Searcher(Searcher):
         """Take an epoch of a crew; the crew as it then is, and whether it goes on."""
         crew = self.crews[trial_id]
         before = set(crew.members)
-        self._crews.take(crew, events, lambda: self._left > 0)
+        goes_on = self._crews.take(crew, events, lambda: self._left > 0)
         self._left -= len(set(crew.members) - before)
-        goes_on = bool(crew.members) or (self._crews.waits and self._left > 0)
         if not goes_on:
             del self.crews[trial_id]
         return crew, goes_on
 
+    def failed(self, trial_id: str, trace: str) -> None:
+        """What Ray says of a failure, before :meth:`on_trial_complete`: the worker's own code raised, or else its process died."""
+        if raised := re.findall(r"^(?!ray\.exceptions)([\w.]+(?:Error|Exception): .+)", trace, re.MULTILINE):
+            self._causes[trial_id] = printable(raised[-1])
+
     def on_trial_complete(self, trial_id: str, result: dict[str, Any] | None = None, error: bool = False) -> None:
         crew = self.crews.pop(trial_id, None)
+        if crew is not None:
+            self._crews.end(crew)
+        cause = self._causes.pop(trial_id, None)
+        what = "its worker process died" if cause is None else f"its worker failed ({cause})"
+        look = "memory, and at the machine's logs" if cause is None else "whether every node has this kdsearch and its packages"
         for job in crew.members.values() if crew is not None else ():
             assert crew is not None and crew.source is not None
             # Of several, nobody knows whose fault it was.
             if len(crew.members) > 1 or self._again(job):
-                self._note(f"{job.id}: its worker process died; it goes on in another from its last epoch")
+                self._note(f"{job.id}: {what}; it goes on in another from its last epoch")
                 self._crews.again(crew, job)
             else:
                 with _past_tune():
-                    crew.source.lost(job.id, "its worker process died again and again; look at memory, and at the machine's logs")
+                    crew.source.lost(job.id, f"{what} again and again; look at {look}")
 
     def on_trial_result(self, trial_id: str, result: dict[str, Any]) -> None:
         """The scheduler has taken it already."""
@@ -123,6 +135,10 @@ class _Scheduler(FIFOScheduler):
     def __init__(self, searcher: _Searcher, write: Callable[[str, Crew], None]) -> None:
         super().__init__()
         self._searcher, self._write = searcher, write
+
+    def on_trial_error(self, tune_controller: Any, trial: Trial) -> None:
+        if trial.error_file is not None:
+            self._searcher.failed(trial.trial_id, Path(trial.error_file).read_text())
 
     def on_trial_result(self, tune_controller: Any, trial: Trial, result: dict[str, Any]) -> str:
         with _past_tune():

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import random
 import threading
+from collections import Counter, defaultdict
 from pathlib import Path
 from typing import Any
 
@@ -10,7 +12,7 @@ import pytest
 
 from kdsearch.record.run import Run
 from kdsearch.record.store import Store
-from kdsearch.search.crews import Crews
+from kdsearch.search.crews import Crew, Crews
 from kdsearch.search.ledger import Ledger
 from kdsearch.search.prerequisites import Prerequisites
 from kdsearch.search.progress import Progress
@@ -97,6 +99,59 @@ def test_who_ends_makes_room_and_the_last_close_the_crew(tmp_path: Path) -> None
     assert sizes == [4, 2, 0]  # one baseline and six cells
     assert len(seen) == 7
     assert crews.start() is None
+
+
+def test_who_has_nothing_left_gets_half_of_another_s_crew(tmp_path: Path) -> None:
+    study = make_study(tmp_path, GRID, "seeds=[0]")  # one baseline and six cells
+    ledger = Ledger(study, Run(tmp_path / "run").create(study))
+    crews = Crews(ledger, Prerequisites([], lambda *_: None), lambda: 1, Progress())
+    first = crews.start()
+    assert first is not None
+    crews.take(first, events(first, 1, 8, epochs=3))
+    everybody = set(first.members)
+    assert len(everybody) == 7
+    second, third = crews.start(), crews.start()  # two nodes more
+    assert second is not None and third is not None and not second.members and not third.members
+    assert crews.take(first, events(first, 2, 8, epochs=9)) and first.version == 2
+    assert crews.take(second, []) and crews.take(third, [])
+    assert [len(crew.members) for crew in (first, second, third)] == [4, 2, 1]
+    assert {*first.members, *second.members, *third.members} == everybody
+    assert crews.take(first, events(first, 9, 8, epochs=9))  # it may get one of the second's two
+    assert crews.take(second, events(second, 9, 8, epochs=9)) is False and crews.take(third, events(third, 9, 8, epochs=9)) is False
+    assert crews.take(first, []) is False
+    assert crews.start() is None and not ledger.running and not ledger.waiting
+
+
+@pytest.mark.parametrize("seed", range(20))
+def test_every_assignment_is_in_one_crew_at_a_time_and_none_is_lost(seed: int, tmp_path: Path) -> None:
+    draw = random.Random(seed)
+    study = make_study(tmp_path, GRID)
+    ledger = Ledger(study, Run(tmp_path / "run").create(study))
+    room = draw.randint(1, 4)
+    crews = Crews(ledger, Prerequisites([], lambda *_: None), lambda: room, Progress())
+    taken, alive, given = Counter[str](), list[Crew](), 0
+    lengths = defaultdict[str, int](lambda: draw.randint(2, 9))
+    while True:
+        if len(alive) < room and (new := crews.start()) is not None:
+            alive.append(new)
+        if not alive:
+            break
+        crew = draw.choices(alive, weights=[1 / (1 + index) ** 2 for index in range(len(alive))])[0]  # some are much slower
+        found = []
+        for id in crew.members:
+            epoch = taken[id] = taken[id] + 1
+            row = {"epoch": float(epoch), "val_accuracy": 50.0}
+            found.append((id, Event(0, "key", epoch, row, row if epoch == lengths[id] else None, stack=8)))
+        before = set(crew.members)
+        goes_on = crews.take(crew, found)
+        given += len(before - set(crew.members)) - sum(taken[id] == lengths[id] for id in before)
+        if not goes_on:
+            alive = [one for one in alive if one is not crew]
+        together = [id for one in alive for id in one.members]
+        assert len(together) == len(set(together))
+    assert len(taken) == 14 and all(taken[id] == lengths[id] for id in taken)
+    assert given == 0 if room == 1 else given >= 0
+    assert not ledger.running and not ledger.waiting
 
 
 def recipe(rate: float) -> Recipe:

@@ -40,7 +40,6 @@ recipe:
   precision: {weights: {quantizer: shin, bits: 2}}
   distill: {teachers: [{model: {architecture: resnet8, width: 0.25}}], temperature: $temperature}
   optim: {epochs: 20}
-resources: {together: 1}  # else the node that is there first may have taken all when the other joins
 space:
   temperature: {choices: [1, 2, 4, 8, 16]}
 sampler: grid

@@ -14,7 +14,7 @@ import pytest
 from kdsearch.search import ray_cluster
 from kdsearch.search.ledger import Ledger
 from kdsearch.search.progress import Progress
-from tests.search.conftest import REPOSITORY, Go, states
+from tests.search.conftest import GRID, REPOSITORY, Go, states
 from tests.search.tabulated import trained
 
 
@@ -50,6 +50,20 @@ def test_one_worker_sees_the_same_trials_as_a_run_without_ray(go: Go, tmp_path: 
         return [(row.study, row.number, row.params, row.state, row.value, row.intermediate) for row in rows]
 
     assert told(True) == told(False)
+
+
+FIVE = ("seeds=[0]", "baselines={}", "space.width={choices: [1]}", "space.temperature={choices: [1, 2, 3, 4, 5]}")
+
+
+def test_a_worker_with_nothing_left_takes_over_half_of_what_another_has(go: Go, tmp_path: Path) -> None:
+    outcome, rows = go(*FIVE, "recipe.optim.epochs=40", text=GRID, inline=False, session="tests.search.tabulated:Stacked", workers=2)
+    assert outcome.exit_code == 0
+    assert [(row.epochs, row.state) for row in rows] == [(40, "COMPLETE")] * 5
+    work = trained(tmp_path / "run" / "store")
+    assert max(Counter((key, epoch) for key, epoch, _, _ in work).values()) == 1  # nothing twice
+    # Crews of three and of two; the two are done when the three are not.
+    moved = [key for key in {key for key, *_ in work} if len({pid for one, _, pid, _ in work if one == key}) > 1]
+    assert moved
 
 
 class _Killer(Progress):
@@ -103,6 +117,16 @@ def test_a_crew_whose_worker_is_killed_goes_on_and_nothing_is_lost(go: Go, tmp_p
     again = Counter((key, epoch) for key, epoch, _, _ in work)
     assert all(count == 1 or (key in torn and count == 2) for (key, _), count in again.items())
     assert sum(count - 1 for count in again.values()) <= 4
+
+
+def test_a_worker_whose_own_code_raises_says_what(go: Go) -> None:
+    outcome, rows = go("retries=0", *FIVE, text=GRID, inline=False, session="tests.search.nowhere:Session")
+    assert outcome.exit_code == 1
+    reasons = {row.reason for row in rows if row.state == "FAIL"}
+    assert len(reasons) == 1
+    [reason] = reasons
+    assert reason is not None and "tests.search.nowhere:Session: no such session factory" in reason
+    assert "again and again; look at whether every node has this kdsearch" in reason
 
 
 POISON = """
