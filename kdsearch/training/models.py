@@ -113,8 +113,8 @@ def build(model: Model, *, in_channels: int, classes: int, seed: int) -> nn.Modu
 
         def make() -> nn.Module:
             depth = int(name.removeprefix("resnet"))
-            options = {"shortcut": model.shortcut, "widen_stem": model.widen_stem}
-            return CifarResNet(depth, model.width, in_channels=in_channels, classes=classes, **options)  # type: ignore[arg-type]
+            shape = {"in_channels": in_channels, "classes": classes}
+            return CifarResNet(depth, model.width, **shape, shortcut=model.shortcut, widen_stem=model.widen_stem)
 
     elif name in IMAGENET_RESNETS:
 

@@ -9,7 +9,7 @@ import importlib
 import sys
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 from kdsearch.errors import SpecError
 
@@ -32,4 +32,4 @@ def user_function(name: str) -> Callable[..., Any]:
     function = getattr(module, function_name, None)
     if not callable(function):
         raise SpecError(f"{module_name} has no function {function_name}")
-    return function  # type: ignore[no-any-return]
+    return cast(Callable[..., Any], function)

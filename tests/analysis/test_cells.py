@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import math
+from typing import Any
 
 import numpy as np
 import pytest
@@ -11,10 +12,12 @@ import pytest
 from kdsearch.analysis.cells import cells, main_baseline
 from kdsearch.analysis.frame import levels_axis, readable, study_frame
 from kdsearch.analysis.levels import ABSENT, default_axes, levels_of
+from kdsearch.record.trials import TrialRow
+from kdsearch.spec.study import Study
 from tests.analysis import planted
 
 
-def _small(values: dict[tuple[int, float, int], float], **fields: object) -> tuple[object, list[object]]:
+def _small(values: dict[tuple[int, float, int], float], **fields: Any) -> tuple[Study, list[TrialRow]]:
     study = planted.study(seeds=[0, 1, 2], **fields)
     rows = [planted.row(i, {"temperature": t, "width": w}, {s: v}) for i, ((t, w, s), v) in enumerate(values.items())]
     return study, rows
@@ -50,7 +53,7 @@ def test_an_interrupted_trial_is_not_a_failed_one() -> None:
 def test_cells_hold_mean_count_pooled_interval_and_what_was_not_run() -> None:
     values = {(1, 1, 0): 10.0, (1, 1, 1): 12.0, (1, 1, 2): 14.0, (2, 1, 0): 20.0, (2, 1, 1): 21.0, (2, 1, 2): 22.0, (5, 2, 0): 30.0}
     study, rows = _small(values)
-    found = cells(study_frame(study, rows), "temperature", "width")  # type: ignore[arg-type]
+    found = cells(study_frame(study, rows), "temperature", "width")
     table = found.table.set_index(["x", "y"])
     assert len(table) == 25
     assert table.loc[("1", "1"), ["n", "mean", "sd"]].tolist() == [3, 12.0, 2.0]
@@ -66,7 +69,7 @@ def test_differences_to_the_baseline_are_paired_by_seed() -> None:
     values = {(1, 1, s): 10 + v for s, v in luck.items()} | {(2, 1, s): 12 + v for s, v in luck.items()}
     study, rows = _small(values)
     rows.append(planted.row(0, {}, {s: 9 + v for s, v in luck.items()}, role="baseline", baseline="no_kd"))
-    found = cells(study_frame(study, rows), "temperature", "width").table  # type: ignore[arg-type]
+    found = cells(study_frame(study, rows), "temperature", "width").table
     measured = found[found["n"] > 0]
     assert measured["diff"].tolist() == pytest.approx([1.0, 3.0])
     assert measured["paired"].tolist() == [3, 3]
@@ -76,7 +79,7 @@ def test_differences_to_the_baseline_are_paired_by_seed() -> None:
 def test_without_shared_seeds_the_difference_is_of_plain_means() -> None:
     study, rows = _small({(1, 1, 0): 10.0, (1, 1, 1): 12.0})
     rows.append(planted.row(0, {}, {7: 9.0, 8: 9.5}, role="baseline", baseline="no_kd"))
-    found = cells(study_frame(study, rows), "temperature", "width").table  # type: ignore[arg-type]
+    found = cells(study_frame(study, rows), "temperature", "width").table
     row = found[found["n"] > 0].iloc[0]
     assert row["paired"] == 0
     assert row["diff"] == pytest.approx(11 - 9.25)

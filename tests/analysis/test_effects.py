@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from kdsearch.analysis.effects import HIGHER, RESIDUAL, SEED, Factorial, effects, factorial_of, shares, sums_of_squares
+from kdsearch.analysis.effects import HIGHER, RESIDUAL, SEED, Effects, Factorial, effects, factorial_of, shares, sums_of_squares
 from kdsearch.analysis.frame import study_frame
 from tests.analysis import planted
 
@@ -83,11 +83,17 @@ def test_bootstrap_intervals_of_a_share_cover_the_planted_one() -> None:
 
 def test_the_planted_interaction_is_found_and_widened_noise_hides_it() -> None:
     study = planted.study()
-    clear = effects(factorial_of(study_frame(study, planted.grid_rows(study, sd=0.3))))  # type: ignore[arg-type]
+
+    def found(sd: float) -> Effects:
+        factorial = factorial_of(study_frame(study, planted.grid_rows(study, sd=sd)))
+        assert factorial is not None
+        return effects(factorial)
+
+    clear = found(0.3)
     row = clear.share("temperature", "width")
     assert row is not None and row["low"] > 0.5 and row["p"] < 1e-6
     assert clear.residual_sd == pytest.approx(0.3, rel=0.2)
-    hidden = effects(factorial_of(study_frame(study, planted.grid_rows(study, sd=30.0))))  # type: ignore[arg-type]
+    hidden = found(30.0)
     row = hidden.share("width", "temperature")
     assert row is not None and row["p"] > 0.05 and row["low"] == 0
 

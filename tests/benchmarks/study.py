@@ -6,7 +6,7 @@
 Both sides are commands that are started, run the same configurations (recipes, epochs, batch size) two at a time on two cores, one thread
 each, and end; their time is the whole command's, Ray's start included. Teachers are trained before, and the same for both; the first run,
 which trains them and fills the tables, is shown apart. Students of an earlier repeat are taken out of the store, so that nothing is
-replayed. The two sides take turns. For pictures, the ceiling is printed too: what reuse alone allows, a step with a live teacher over one
+replayed. The two sides take turns; each search has a seed of its own. For pictures, the ceiling is printed too: what reuse alone allows, a step with a live teacher over one
 without a teacher, in the same process and with the same trainer.
 """
 
@@ -63,23 +63,22 @@ seeds: [0]
 """
 
 
-def command(*words: str | Path) -> float:
-    """Seconds of a command; what it says is shown where it fails."""
+def command(*words: str | Path) -> tuple[float, str]:
+    """Seconds of a command, and what it says, which is shown where it fails."""
     began = time.perf_counter()
     done = subprocess.run([sys.executable, "-m", *map(str, words)], capture_output=True, text=True)
     if done.returncode:
         sys.exit(f"{words}: exit {done.returncode}\n{done.stdout[-2000:]}{done.stderr[-4000:]}")
     if '"errors": [' in done.stdout and '"errors": []' not in done.stdout:
         sys.exit(f"{words}: {done.stdout[-2000:]}")
-    command.said = done.stdout  # type: ignore[attr-defined]
-    return time.perf_counter() - began
+    return time.perf_counter() - began, done.stdout
 
 
 def ours(source: str | Path, sets: Sequence[str], folder: Path, store: Path) -> tuple[float, list[float]]:
     """Run a study in a fresh folder: seconds, and the accuracies of its complete trials."""
     shutil.rmtree(folder, ignore_errors=True)
     more = [word for text in sets for word in ("--set", text)]
-    seconds = command("kdsearch", "run", source, *more, "--workers", "2", "--output", folder, "--store", store, "--quiet")
+    seconds, _ = command("kdsearch", "run", source, *more, "--workers", "2", "--output", folder, "--store", store, "--quiet")
     rows = read_trials(Run(next(folder.iterdir())))
     return seconds, [row.value for row in rows if row.role == "search" and row.state == "COMPLETE" and row.value is not None]
 
@@ -115,14 +114,15 @@ def compare(
     trial: dict[int, float] = {}
     if loader_workers is None:
         # The faster of a loader in the trial's own process and one beside it.
-        trial = {workers: command("tests.benchmarks.baseline", file) for workers, file in jobs.items()}
+        trial = {workers: command("tests.benchmarks.baseline", file)[0] for workers, file in jobs.items()}
     chosen = min(trial, key=lambda workers: trial[workers]) if loader_workers is None else loader_workers
     times: dict[str, list[float]] = {"baseline": [], "kdsearch": []} | {name: [] for name in pruned}
     accuracy: dict[str, list[float]] = {"baseline": [], "kdsearch": []}
     best: dict[str, list[float]] = {name: [] for name in times}
-    for _ in range(repeats):
-        times["baseline"].append(command("tests.benchmarks.baseline", jobs[chosen]))
-        found = list(json.loads(command.said.splitlines()[-1])["accuracy"].values())  # type: ignore[attr-defined]
+    for repeat in range(repeats):
+        seconds, said = command("tests.benchmarks.baseline", jobs[chosen])
+        times["baseline"].append(seconds)
+        found = list(json.loads(said.splitlines()[-1])["accuracy"].values())
         accuracy["baseline"] += found
         best["baseline"].append(max(found))
         forget_students(store)
@@ -132,7 +132,7 @@ def compare(
         best["kdsearch"].append(max(found))
         for name, more in pruned.items():
             forget_students(store)
-            seconds, found = ours(source, more, runs, store)
+            seconds, found = ours(source, (*more, f"search_seed={repeat}"), runs, store)
             times[name].append(seconds)
             best[name].append(max(found))
     rows, document = [], {"configurations": count, "first_run_s": first, "loader_workers": chosen, "loader_trial_s": trial}

@@ -8,6 +8,7 @@ import sys
 from collections import Counter
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -71,11 +72,11 @@ def go(tmp_path: Path) -> Go:
     """Run a study in ``tmp_path/run`` (inline unless said otherwise) and read its trials."""
 
     def run(
-        *overrides: str, text: str = STUDY, out: str = "run", progress: Progress | None = None, **options: object
+        *overrides: str, text: str = STUDY, out: str = "run", progress: Progress | None = None, **options: Any
     ) -> tuple[Outcome, list[TrialRow]]:
         study = make_study(tmp_path, text, *overrides)
         folder = Run(tmp_path / out).create(study)
-        wanted = RunOptions(**{"inline": True, "session": SESSION, **options})  # type: ignore[arg-type]
+        wanted = RunOptions(**{"inline": True, "session": SESSION, **options})
         outcome = run_study(study, folder, tmp_path / out / "store", wanted, progress or Progress())
         return outcome, read_trials(Run(tmp_path / out))
 

@@ -21,6 +21,7 @@ from pathlib import Path
 
 from kdsearch.record.run import Run
 from kdsearch.record.storage import JOURNAL
+from kdsearch.record.trials import read_trials
 from tests.search.conftest import launch, states
 from tests.search.faults import Finished, changed, finished
 
@@ -166,14 +167,8 @@ def scale(folder: Path, trials: int, kills: int, seed: int, *, marks: tuple[int,
     found = finished(out)
     result.lost += changed(before, found)
     result.trials, result.minutes = len(found), (time.monotonic() - began) / 60
-    result.interrupted = states(list(_rows(out)))["interrupted"]
+    result.interrupted = states(read_trials(Run(out)))["interrupted"]
     return result
-
-
-def _rows(out: Path) -> list:  # type: ignore[type-arg]
-    from kdsearch.record.trials import read_trials
-
-    return read_trials(Run(out))
 
 
 def main() -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -41,10 +42,10 @@ OPTIONS = RunOptions(inline=True, session="tests.search.test_confirm:Session")
 def confirm(tmp_path: Path, go: Go) -> Confirm:
     """Confirm the study of ``go``, which was run before."""
 
-    def confirm(*overrides: str, **options: object) -> tuple[list[Confirmation], Outcome, list[TrialRow]]:
+    def confirm(*overrides: str, **options: Any) -> tuple[list[Confirmation], Outcome, list[TrialRow]]:
         study = make_study(tmp_path, STUDY, *overrides)
         run = Run(tmp_path / "run")
-        found, outcome = confirm_study(study, run, tmp_path / "run" / "store", OPTIONS, Progress, **options)  # type: ignore[arg-type]
+        found, outcome = confirm_study(study, run, tmp_path / "run" / "store", OPTIONS, Progress, **options)
         return found, outcome, read_trials(Run(tmp_path / "run"))
 
     return confirm

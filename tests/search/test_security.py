@@ -5,6 +5,7 @@ from __future__ import annotations
 import ipaddress
 import json
 import re
+import subprocess
 import sys
 from collections.abc import Callable
 from pathlib import Path
@@ -114,12 +115,12 @@ def _listening(pids: list[int]) -> set[str]:
 
 
 @pytest.mark.slow
-def test_ray_started_here_listens_on_this_machine_alone(drivers: Callable[..., object], tmp_path: Path) -> None:
+def test_ray_started_here_listens_on_this_machine_alone(drivers: Callable[..., subprocess.Popen[str]], tmp_path: Path) -> None:
     (tmp_path / "study.yaml").write_text(STUDY)
     process = drivers(str(tmp_path / "study.yaml"), str(tmp_path / "run"), seconds=0.1)
-    assert wait_for_more(tmp_path / "run", process, 2000)  # type: ignore[arg-type]
-    pids = children(process.pid)  # type: ignore[attr-defined]
-    found = {ipaddress.ip_address(one) for one in _listening([process.pid, *pids])}  # type: ignore[attr-defined]
+    assert wait_for_more(tmp_path / "run", process, 2000)
+    pids = children(process.pid)
+    found = {ipaddress.ip_address(one) for one in _listening([process.pid, *pids])}
     assert found
     for one in found:
         inner = one.ipv4_mapped if isinstance(one, ipaddress.IPv6Address) else one
