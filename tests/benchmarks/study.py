@@ -6,8 +6,8 @@
 Both sides are commands that are started, run the same configurations (recipes, epochs, batch size) two at a time on two cores, one thread
 each, and end; their time is the whole command's, Ray's start included. Teachers are trained before, and the same for both; the first run,
 which trains them and fills the tables, is shown apart. Students of an earlier repeat are taken out of the store, so that nothing is
-replayed. The two sides take turns; each search has a seed of its own. For pictures, the ceiling is printed too: what reuse alone allows, a step with a live teacher over one
-without a teacher, in the same process and with the same trainer.
+replayed. The two sides take turns; each search has a seed of its own. For pictures, the ceiling is printed too: what reuse alone allows, a
+step with a live teacher over one without a teacher, in the same process and with the same trainer.
 """
 
 from __future__ import annotations
