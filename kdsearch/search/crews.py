@@ -51,8 +51,11 @@ class Crew:
 class Crews:
     """Forms crews, of prerequisites first and then of what a ledger hands out, and takes what they report to those."""
 
-    def __init__(self, ledger: Ledger, prerequisites: Prerequisites, room: Callable[[], int], progress: Progress) -> None:
-        """``room``: processes there are."""
+    def __init__(
+        self, ledger: Ledger, prerequisites: Prerequisites, room: Callable[[], int], progress: Progress, *, gives: bool = True
+    ) -> None:
+        """``room``: processes there are; ``gives``: whether each sees the others' last checkpoints, so that one can go on for another."""
+        self._gives = gives
         self._ledger, self._prerequisites, self._room, self._progress = ledger, prerequisites, room, progress
         self._most = ledger.study.resources.together
         self._aside: list[tuple[Ledger | Prerequisites, Job]] = []
@@ -121,7 +124,7 @@ class Crews:
 
     def _may_give(self, crew: Crew) -> bool:
         """Whether somebody idle could take members over. Their sessions go on there from their last epochs."""
-        return crew.source is self._ledger and not crew.alone and len(crew.members) > 1
+        return self._gives and crew.source is self._ledger and not crew.alone and len(crew.members) > 1
 
     def end(self, crew: Crew) -> None:
         """The crew is no more."""

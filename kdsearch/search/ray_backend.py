@@ -165,7 +165,8 @@ class _Watch(tune.Stopper):
 
 def dispatch(cluster: Cluster, ledger: Ledger, prerequisites: Prerequisites, work_of: Callable[[Job], Work], progress: Progress) -> None:
     """Run everything until there is nothing left."""
-    exhausted, died, crews = False, Counter[str](), Crews(ledger, prerequisites, cluster.room, progress)
+    exhausted, died = False, Counter[str]()
+    crews = Crews(ledger, prerequisites, cluster.room, progress, gives=cluster.options.shared)
     retries = ledger.study.retries
 
     def again(job: Job) -> bool:

@@ -122,6 +122,16 @@ def test_who_has_nothing_left_gets_half_of_another_s_crew(tmp_path: Path) -> Non
     assert crews.start() is None and not ledger.running and not ledger.waiting
 
 
+def test_nobody_goes_on_for_another_whose_checkpoints_it_may_not_have(tmp_path: Path) -> None:
+    study = make_study(tmp_path, GRID)
+    ledger = Ledger(study, Run(tmp_path / "run").create(study))
+    crews = Crews(ledger, Prerequisites([], lambda *_: None), lambda: 1, Progress(), gives=False)
+    crew = crews.start()
+    assert crew is not None
+    crews.take(crew, events(crew, 1, 16))
+    assert len(crew.members) == 14 and crews.start() is None
+
+
 @pytest.mark.parametrize("seed", range(20))
 def test_every_assignment_is_in_one_crew_at_a_time_and_none_is_lost(seed: int, tmp_path: Path) -> None:
     draw = random.Random(seed)
